@@ -1,0 +1,77 @@
+"""PowerPC, 32-bit: big-endian, little-endian through MSR.LE, translation on or off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unicorn import Uc
+
+from ...device import ByteOrder
+from ..base import LoadStore, PortHandler, fetch
+from ..paging import ReadPhysical, Walk
+from . import decode, paging, trap
+from .registers import Registers
+
+__all__ = ["Ppc"]
+
+
+class Ppc:
+    """`pvmmio_uc.arch.base.Arch` for 32-bit PowerPC."""
+
+    name = "ppc"
+    tiers = frozenset({"T0", "T1", "T3", "T4"})
+    stage2_kinds: tuple[str, ...] = ("hv", "pr")
+    has_ports = False
+    max_insn_bytes = 4
+
+    def __init__(self, uc: Uc) -> None:
+        self._uc = uc
+        self._registers = Registers(uc)
+
+    def start_address(self) -> int:
+        """NIP."""
+        return self._registers.pc()
+
+    def pc(self) -> int:
+        """NIP."""
+        return self._registers.pc()
+
+    def set_pc(self, pc: int) -> None:
+        """Write it."""
+        self._registers.set_pc(pc)
+
+    def advance_pc(self, length: int) -> None:
+        """Add ``length``."""
+        self._registers.set_pc(self._registers.pc() + length)
+
+    def fetch_address(self, read: ReadPhysical) -> int:
+        """NIP."""
+        return self._registers.pc()
+
+    def data_order(self) -> ByteOrder:
+        """By MSR.LE."""
+        return self._registers.data_order()
+
+    def callback_order(self) -> ByteOrder:
+        """Always big, also where MSR.LE is set: the engine's target is big-endian."""
+        return "big"
+
+    def walk(self, read: ReadPhysical, gva: int, *, fetch: bool = False) -> Walk:
+        """Translate through BATs, segments and the hashed page table."""
+        return paging.walk(self._uc, read, gva, fetch=fetch)
+
+    def decode(self, read: ReadPhysical, code: bytes) -> LoadStore | None:
+        """The load or store at pc, or None."""
+        return decode.decode(self._registers, code)
+
+    def disassemble(self, code: bytes, pc: int) -> str:
+        """One line of PowerPC assembly."""
+        return decode.disassemble(code, pc, self._registers.data_order())
+
+    def instruction_length(self, code: bytes) -> int:
+        """4 bytes."""
+        return decode.instruction_length(code)
+
+    def install_ports(self, read: ReadPhysical, handler: PortHandler) -> list[Any]:
+        """None: PowerPC has no ports."""
+        return trap.install_ports(self._uc, lambda: (fetch(self, read), 32), handler)

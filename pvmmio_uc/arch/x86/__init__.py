@@ -1,0 +1,82 @@
+"""x86: 16-, 32- and 64-bit code, paging on or off, port I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unicorn import Uc
+
+from ...device import ByteOrder
+from ..base import LoadStore, PortHandler, fetch
+from ..paging import ReadPhysical, Walk
+from . import decode, paging, trap
+from .registers import Registers
+
+__all__ = ["X86"]
+
+
+class X86:
+    """`pvmmio_uc.arch.base.Arch` for x86."""
+
+    name = "x86"
+    tiers = frozenset({"T0", "T1", "T3", "T4"})
+    stage2_kinds: tuple[str, ...] = ("ept", "npt", "shadow")
+    has_ports = True
+    max_insn_bytes = 15
+
+    def __init__(self, uc: Uc) -> None:
+        self._uc = uc
+        self._registers = Registers(uc)
+        self._bits = self._registers.engine_bits
+
+    def start_address(self) -> int:
+        """Linear where the engine was opened in 16-bit mode, else EIP or RIP."""
+        if self._registers.engine_bits == 16:
+            return self._registers.real_mode_linear()
+        return self._registers.pc()
+
+    def pc(self) -> int:
+        """IP, EIP or RIP."""
+        return self._registers.pc()
+
+    def set_pc(self, pc: int) -> None:
+        """Write it."""
+        self._registers.set_pc(pc)
+
+    def advance_pc(self, length: int) -> None:
+        """Add ``length``, wrapping at the width of the code segment."""
+        self._registers.set_pc((self._registers.pc() + length) & ((1 << self._bits) - 1))
+
+    def fetch_address(self, read: ReadPhysical) -> int:
+        """CS base plus pc."""
+        self._bits = self._registers.code_bits(read)
+        base = self._registers.segment_base("cs", self._bits, read)
+        return (base + self._registers.pc()) & ((1 << (64 if self._bits == 64 else 32)) - 1)
+
+    def data_order(self) -> ByteOrder:
+        """Always little."""
+        return "little"
+
+    def callback_order(self) -> ByteOrder:
+        """Always little."""
+        return "little"
+
+    def walk(self, read: ReadPhysical, gva: int, *, fetch: bool = False) -> Walk:
+        """Translate a linear address through CR3."""
+        return paging.walk(self._uc, read, gva, fetch=fetch)
+
+    def decode(self, read: ReadPhysical, code: bytes) -> LoadStore | None:
+        """The load or store at pc, or None."""
+        return decode.decode(self._registers, self._bits, read, code)
+
+    def disassemble(self, code: bytes, pc: int) -> str:
+        """One line of Intel syntax."""
+        return decode.disassemble(code, pc, self._bits)
+
+    def instruction_length(self, code: bytes) -> int:
+        """1 to 15 bytes."""
+        return decode.instruction_length(code, self._bits)
+
+    def install_ports(self, read: ReadPhysical, handler: PortHandler) -> list[Any]:
+        """Hook in, out, ins and outs."""
+        return trap.install_ports(self._uc, lambda: (fetch(self, read), self._bits), handler)

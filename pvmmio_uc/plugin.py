@@ -1,0 +1,318 @@
+"""`PvMmio`: KVM's buses for any Unicorn engine."""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from unicorn import Uc
+
+from .arch import arch_of
+from .arch.base import Fault
+from .arch.trap import MemoryTrap, Windows
+from .assist import AssistPath
+from .coalesced import CoalescedEntry
+from .device import ByteOrder, Device, DeviceRegion
+from .errors import NeverFires, PvMmioError, RegistrationError
+from .eventfd import EventFd
+from .exits import ExitLog, Reason, Steps, UserspaceExit
+from .ioeventfd import IoEventFdFlag
+from .memory import GuestMemory
+from .ports import PortPath
+from .registration import Registration, why_never
+from .runloop import RunLoop
+from .software import SoftwarePath
+from .stage2 import PROFILES, STAGE2_KINDS
+from .vm import Vm
+
+__all__ = ["Decode", "PvMmio"]
+
+Decode = Literal["software", "assist"]
+UserspaceCallback = Callable[[UserspaceExit], "int | bytes | None"]
+_Answer = TypeVar("_Answer")
+_Callback = TypeVar("_Callback", bound=UserspaceCallback)
+
+
+class PvMmio:
+    """KVM's I/O buses, ioeventfds and exits for a `Uc` that the user made and goes on using.
+
+    RAM that is mapped into the engine is the memory slots (read-only RAM: a read-only slot);
+    everything else is MMIO at its guest-physical address. Attaching replaces this one engine's
+    ``emu_start`` and ``emu_stop``; `detach`, or leaving the ``with`` block, puts them back.
+
+    * ``stage2``: ``ept``, ``npt``, ``shadow`` on x86, ``stage2`` on arm64, ``hv``, ``pr`` on ppc; by
+      default the first of the architecture's
+    * ``decode``: ``software`` is exact, ``assist`` about ten times faster
+    * ``profile``: which kinds of stage 2 ask the fast bus: ``linux``, ``rfc-2013``, ``everywhere``, ``off``
+    * ``exit_limit``: how many exits `exits` keeps; all are counted
+    * ``page_size``: the host's, which sets the size of the coalesced ring
+
+    Raises UnsupportedArchitecture for an engine that no arch/ folder serves, ValueError for a word
+    that is not in the lists above, PvMmioError where the engine has a PvMmio already.
+    """
+
+    def __init__(
+        self,
+        uc: Uc,
+        *,
+        stage2: str | None = None,
+        decode: Decode = "software",
+        profile: str = "linux",
+        exit_limit: int = 65536,
+        page_size: int = 4096,
+    ) -> None:
+        self.arch = arch_of(uc)
+        self.stage2 = _one_of("stage2", stage2 or self.arch.stage2_kinds[0], self.arch.stage2_kinds)
+        self.decode = _one_of("decode", decode, ("software", "assist"))
+        self.profile = _one_of("profile", profile, tuple(PROFILES))
+        self.uc = uc
+        self.vm = Vm(page_size)
+        self.exits = ExitLog(exit_limit)
+        self._callback: UserspaceCallback | None = None
+        self._regions: list[DeviceRegion] = []
+        self._memory = GuestMemory(uc)
+        self._wire()
+        self._attach()
+
+    def _wire(self) -> None:
+        kind = STAGE2_KINDS[self.stage2]
+        parts = (
+            self.arch,
+            self._memory,
+            self.vm,
+            kind,
+            kind.name in PROFILES[self.profile].asks,
+            self.exits,
+            self._mmio_userspace,
+        )
+        self._software, self._assist = SoftwarePath(*parts), AssistPath(*parts)
+        self._windows = Windows(self.uc, self._memory, self._assisted_read, self._assisted_write)
+        self._trap = MemoryTrap(self.uc, self._memory, self._in_place)
+        self._loop = RunLoop(
+            self.uc, self.arch, self._trap, self._software.handle, self._interrupted, self._windows.close
+        )
+        self._ports = PortPath(self.vm, self.exits, self._userspace)
+        self._port_hooks: list[Any] = []
+        self._stopped_in_access = False
+
+    def _attach(self) -> None:
+        self._loop.attach()
+        self._trap.refresh()
+        self._port_hooks = self.arch.install_ports(self._memory.read, _GuardedPorts(self._ports, self._loop))
+        self._attached = True
+
+    def detach(self) -> None:
+        """Give the engine back as it was, without hooks and regions, and drop all registrations.
+
+        The exits stay readable. Detaching twice is fine; PvMmioError while the guest runs.
+        """
+        if not self._attached:
+            return
+        if self._loop.running:
+            raise PvMmioError("the guest is running: stop it and detach after emu_start has returned")
+        self._attached = False
+        self._loop.detach()
+        self._trap.remove()
+        for hook in self._port_hooks:
+            self.uc.hook_del(hook)
+        self._port_hooks.clear()
+        self.vm.close()
+
+    def __enter__(self) -> PvMmio:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def ioeventfd(
+        self,
+        eventfd: EventFd | int,
+        address: int,
+        length: int = 0,
+        datamatch: int | None = None,
+        *,
+        pio: bool = False,
+        flags: int = 0,
+    ) -> Registration:
+        """KVM_IOEVENTFD: from now on a write of ``length`` bytes at ``address`` signals ``eventfd``.
+
+        ``length`` 0 is any length, and puts the registration on the fast bus too; ``datamatch`` is
+        compared with the guest-memory image read as a little-endian number, so for a big-endian
+        store give it byte-swapped. ``flags`` are further KVM_IOEVENTFD_FLAG bits. Returns a handle to
+        remove it with. Raises RegistrationError with KVM's errno; warns NeverFires about what KVM
+        would accept and no access can reach.
+        """
+        self._check_attached()
+        bits = flags | (IoEventFdFlag.PIO if pio else 0)
+        bits |= IoEventFdFlag.DATAMATCH if datamatch is not None else 0
+        if bits & IoEventFdFlag.DEASSIGN:
+            raise RegistrationError(errno.EINVAL, "to deassign, call remove() of what ioeventfd() returned")
+        entry = self.vm.ioeventfds.assign(eventfd, address, length, bits, datamatch or 0)
+        reason = why_never(entry, self.vm, self.arch, self.decode, self._slots())
+        if reason:
+            warnings.warn(f"{entry!r} never fires: {reason}", NeverFires, stacklevel=2)
+        return Registration(repr(entry), lambda: self.vm.ioeventfds.remove(entry))
+
+    def device(
+        self,
+        address: int,
+        size: int,
+        device: Device,
+        *,
+        order: ByteOrder | Literal["native"] = "native",
+        pio: bool = False,
+        name: str = "",
+    ) -> Registration:
+        """Put ``device`` at ``size`` bytes from ``address`` (ports with ``pio``).
+
+        ``order`` is the byte order of its registers; ``native`` is the CPU's at the time of the
+        access. Raises RegistrationError: EEXIST where it overlaps another device, EINVAL for a size
+        of 0 or a range past 2^64, ENOSPC for the 1001st device of a bus.
+        """
+        self._check_attached()
+        if size <= 0 or address < 0 or address + size > 1 << 64:
+            raise RegistrationError(
+                errno.EINVAL, f"a device at {address:#x} of {size:#x} bytes: give a range inside 0..2^64-1"
+            )
+        bus = self.vm.pio if pio else self.vm.mmio
+        byte_order = self.arch.data_order if order == "native" else lambda: order
+        region = DeviceRegion(bus, device, address, size, byte_order, name)
+        for other in self._regions:
+            if other.bus is bus and address < other.addr + other.size and other.addr < address + size:
+                raise RegistrationError(
+                    errno.EEXIST, f"{region!r} overlaps {other!r}: remove that one or move this one"
+                )
+        bus.register(address, size, region)
+        self._regions.append(region)
+        return Registration(repr(region), lambda: self._remove_device(region))
+
+    def coalesced(self, address: int, size: int, *, pio: bool = False) -> Registration:
+        """KVM_REGISTER_COALESCED_MMIO: writes inside go to a ring and do not exit; see `drain_coalesced`.
+
+        Removing it removes every zone that contains the range, as KVM does.
+        """
+        self._check_attached()
+        self.vm.zones.register(address, size, int(pio))
+        return Registration(
+            f"coalesced zone at {address:#x}", lambda: self.vm.zones.unregister(address, size, int(pio))
+        )
+
+    def drain_coalesced(self) -> list[CoalescedEntry]:
+        """Take the coalesced writes out of the ring, oldest first."""
+        return self.vm.ring.drain()
+
+    def on_userspace(self, callback: _Callback) -> _Callback:
+        """Call ``callback(exit)`` for what nobody claims: KVM_EXIT_MMIO and KVM_EXIT_IO.
+
+        For a read it returns the value (an int as the CPU sees it, or the bytes in memory order) or
+        None after setting ``exit.data``; unanswered reads are ones. There is one callback; a later
+        one takes its place. May be used as a decorator.
+        """
+        self._callback = callback
+        return callback
+
+    def _slots(self) -> GuestMemory:
+        self._memory.refresh()
+        return self._memory
+
+    # From here on: what the parts call.
+
+    def _mmio_userspace(self, write: bool, gpa: int, data: bytes, pc: int | None, steps: Steps) -> bytes:
+        steps.userspace += 1
+        return self._ask(UserspaceExit(Reason.MMIO, write, gpa, len(data), data, pc, self.arch.data_order()))
+
+    def _userspace(
+        self, write: bool, port: int, size: int, count: int, data: bytes, pc: int, steps: Steps
+    ) -> bytes:
+        steps.userspace += 1
+        return self._ask(UserspaceExit(Reason.IO, write, port, size, data, pc, "little", count))
+
+    def _ask(self, exit_: UserspaceExit) -> bytes:
+        """The bytes of a read; the callback's answer must fit."""
+        if self._callback is None:
+            return exit_.data
+        answer = self._callback(exit_)
+        if exit_.write:
+            return exit_.data
+        if isinstance(answer, int):
+            exit_.value = answer
+        elif answer is not None:
+            exit_.data = bytes(answer)
+        if len(exit_.data) != exit_.size * exit_.count:
+            raise ValueError(
+                f"the read of {exit_.address:#x} takes {exit_.size * exit_.count} bytes, "
+                f"the callback gave {len(exit_.data)}: return an int, or that many bytes"
+            )
+        return exit_.data
+
+    def _in_place(self, fault: Fault) -> bool:
+        """Under decode assist a hole becomes a window, and the engine goes on by itself."""
+        return self.decode == "assist" and not fault.fetch and self._windows.open(fault.gpa)
+
+    def _assisted_read(self, gpa: int, size: int) -> int:
+        value = _guarded(self._loop, lambda: self._assist.read(gpa, size), 0)
+        self._stopped_in_access = self._loop.stopping
+        return value
+
+    def _assisted_write(self, gpa: int, size: int, value: int) -> None:
+        _guarded(self._loop, lambda: self._assist.write(gpa, size, value), None)
+        self._stopped_in_access = self._loop.stopping
+
+    def _interrupted(self) -> None:
+        """The engine ended by itself; a stop during an access has left the instruction half done."""
+        if self._stopped_in_access:
+            self._stopped_in_access = False
+            self._assist.complete()
+
+    def _remove_device(self, region: DeviceRegion) -> None:
+        region.bus.unregister(region.addr, region.size, region)
+        self._regions.remove(region)
+
+    def _check_attached(self) -> None:
+        if not self._attached:
+            raise PvMmioError("this PvMmio is detached: make a new one for the engine")
+
+    def __repr__(self) -> str:
+        state = "attached" if self._attached else "detached"
+        return (
+            f"<PvMmio {self.arch.name} {self.stage2}, {self.decode}, {self.profile}, {state}: {self.exits!r}>"
+        )
+
+
+class _GuardedPorts:
+    """A `PortHandler` whose exceptions end the run instead of the callback."""
+
+    def __init__(self, ports: PortPath, loop: RunLoop) -> None:
+        self._ports, self._loop = ports, loop
+
+    def port_write(self, port: int, data: bytes, pc: int, steps: Steps) -> None:
+        _guarded(self._loop, lambda: self._ports.port_write(port, data, pc, steps), None)
+
+    def port_read(self, port: int, size: int, count: int, pc: int, steps: Steps) -> bytes:
+        zeroes = bytes(size * count)
+        return _guarded(self._loop, lambda: self._ports.port_read(port, size, count, pc, steps), zeroes)
+
+
+def _guarded(loop: RunLoop, call: Callable[[], _Answer], default: _Answer) -> _Answer:
+    """Call, unless the run has failed already; keep what it raises for the caller of ``emu_start``.
+
+    The binding would print it, hide it behind a UcError or hand garbage to the guest (unicorn #1386, #1987).
+    """
+    if loop.failed:
+        return default
+    try:
+        return call()
+    except BaseException as error:  # the engine's C frames are above: nothing may pass through them
+        loop.fail(error)
+        return default
+
+
+def _one_of(what: str, word: str, words: Sequence[str]) -> str:
+    if word not in words:
+        raise ValueError(f"{what}={word!r}: this engine takes {', '.join(map(repr, words))}")
+    return word

@@ -1,0 +1,61 @@
+"""The handle that a registration returns, and what can be known in advance about one that never fires."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from .arch.base import Arch
+from .ioeventfd import IoEventFd
+from .memory import GuestMemory
+from .vm import Vm
+
+__all__ = ["Registration", "why_never"]
+
+_LAST_PORT = 0xFFFF
+
+
+class Registration:
+    """Something on a bus; `remove`, or leaving a ``with`` block, takes it off again."""
+
+    def __init__(self, what: str, remove: Callable[[], None]) -> None:
+        self._what = what
+        self._remove: Callable[[], None] | None = remove
+
+    def remove(self) -> None:
+        """Take it off the bus; a second time is nothing."""
+        remove, self._remove = self._remove, None
+        if remove is not None:
+            remove()
+
+    def __enter__(self) -> Registration:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"<Registration of {self._what}{'' if self._remove else ', removed'}>"
+
+
+def why_never(entry: IoEventFd, vm: Vm, arch: Arch, decode: str, memory: GuestMemory) -> str:
+    """Why no access can reach ``entry``, which KVM accepts all the same; empty where one can."""
+    if entry.bus is vm.ccw:
+        return "VIRTIO_CCW_NOTIFY is a bus of s390, which no access reaches elsewhere"
+    if entry.datamatch is not None and entry.datamatch >> (8 * entry.length):
+        return (
+            f"datamatch {entry.datamatch:#x} has bits above its {entry.length} bytes: they are compared too"
+        )
+    if entry.bus is vm.pio:
+        if not arch.has_ports:
+            return f"{arch.name} has no port I/O: register at the MMIO address, without pio"
+        if entry.length == 8 or entry.addr > _LAST_PORT:
+            return "ports are 0x0 to 0xffff and accesses to them 1, 2 or 4 bytes"
+        return ""
+    if memory.write_reaches(entry.addr, max(entry.length, 1)):
+        return f"there is RAM at {entry.addr:#x}: the guest's writes go there; unmap it or move the doorbell"
+    if decode == "assist" and entry.length == 8:
+        return "decode='assist' sees an 8-byte store as two of 4: use decode='software' or length 0"
+    return ""
