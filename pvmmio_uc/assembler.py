@@ -51,7 +51,7 @@ def assemble(dialect: str, text: str, address: int = 0) -> bytes:
         raise ValueError(f"dialect {dialect!r}: there are {', '.join(DIALECTS)}")
     source = "\n".join(_without_comment(line) for line in text.splitlines())
     try:
-        encoding, statements = _keystone(dialect).asm(source, address, True)
+        encoding, _ = _keystone(dialect).asm(source, address, True)
     except KsError as error:
         raise AssemblyError(f"{dialect}: {error} in:\n{_numbered(source)}") from error
     if not encoding:

@@ -36,6 +36,10 @@ _Answer = TypeVar("_Answer")
 _Callback = TypeVar("_Callback", bound=UserspaceCallback)
 
 
+on_attach: list[Callable[[PvMmio], None]] = []
+"""Called with every PvMmio once it is attached: how a tool watches a script's guests."""
+
+
 class PvMmio:
     """KVM's I/O buses, ioeventfds and exits for a `Uc` that the user made and goes on using.
 
@@ -103,6 +107,8 @@ class PvMmio:
         self._trap.refresh()
         self._port_hooks = self.arch.install_ports(self._memory.read, _GuardedPorts(self._ports, self._loop))
         self._attached = True
+        for watcher in list(on_attach):
+            watcher(self)
 
     def detach(self) -> None:
         """Give the engine back as it was, without hooks and regions, and drop all registrations.

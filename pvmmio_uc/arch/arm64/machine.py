@@ -78,8 +78,6 @@ def register_number(name: str) -> int:
 
 def _immediate(name: str, value: int) -> str:
     """movz and as many movk as it takes: Keystone does not do it for ``mov``."""
-    parts = [f"movz {name}, #{value & 0xFFFF:#x}"]
-    for shift in (16, 32, 48):
-        if value >> shift & 0xFFFF:
-            parts.append(f"movk {name}, #{value >> shift & 0xFFFF:#x}, lsl #{shift}")
-    return "\n".join(parts)
+    rest = [(shift, value >> shift & 0xFFFF) for shift in (16, 32, 48)]
+    first = f"movz {name}, #{value & 0xFFFF:#x}"
+    return "\n".join([first, *(f"movk {name}, #{part:#x}, lsl #{shift}" for shift, part in rest if part)])
