@@ -1,0 +1,59 @@
+"""A device with three registers behind a guest's loads and stores, and an address that nobody claims.
+
+Any object with mmio_read and mmio_write is a device. It raises AccessRefused for an access that does not
+fit: the write is dropped, the read gives ones, the guest goes on. What no device claims goes to user space.
+"""
+
+from __future__ import annotations
+
+from pvmmio_uc import AccessRefused, Route
+from pvmmio_uc.machine import Machine
+
+DEVICE = 0xD000_0000
+ID, DATA, STATUS = 0, 4, 8
+
+GUEST = """
+    mov   eax, dword ptr [rbx]            # ID
+    mov   dword ptr [rbx + 4], r8d        # DATA: add 30
+    mov   dword ptr [rbx + 4], r9d        # DATA: add 12
+    mov   byte ptr [rbx + 4], r9b         # 1 byte: refused
+    mov   ecx, dword ptr [rbx + 4]        # DATA
+    mov   edx, dword ptr [rbx + 8]        # STATUS
+    movzx esi, byte ptr [rbx + 8]         # 1 byte: refused
+    mov   edi, dword ptr [rbx + 0x3000]   # nobody's
+"""
+
+
+class Adder:
+    """Registers of 4 bytes: ID (fixed), DATA (a write adds, a read gives the sum), STATUS (how many)."""
+
+    def __init__(self) -> None:
+        self.registers = {ID: 0xADD, DATA: 0, STATUS: 0}
+
+    def mmio_read(self, offset: int, size: int) -> int:
+        if size != 4 or offset not in self.registers:
+            raise AccessRefused(f"a read of {size} bytes at {offset:#x}: registers are 4 bytes at 0, 4, 8")
+        return self.registers[offset]
+
+    def mmio_write(self, offset: int, size: int, value: int) -> None:
+        if size != 4 or offset != DATA:
+            raise AccessRefused(f"a write of {size} bytes at {offset:#x}: only DATA, 4 bytes at 4, takes one")
+        self.registers[DATA] += value
+        self.registers[STATUS] += 1
+
+
+def main() -> None:
+    with Machine("x86") as machine:
+        machine.pv.device(DEVICE, 0x100, Adder(), name="adder")
+        machine.pv.on_userspace(lambda exit: 0x5EED)
+        machine.run(GUEST, {"rbx": DEVICE, "r8": 30, "r9": 12})
+        got = [machine[name] for name in ("eax", "ecx", "edx", "esi", "edi")]
+        for exit in machine.pv.exits:
+            print(exit)
+    print("the guest read ID {:#x}, DATA {}, STATUS {}; refused {:#x}; from user space {:#x}".format(*got))
+    if got != [0xADD, 42, 2, 0xFF, 0x5EED] or machine.pv.exits.by_route[Route.ERROR] != 2:
+        raise SystemExit("expected 0xadd, 42, 2, 0xff, 0x5eed, and 2 accesses that the device refused")
+
+
+if __name__ == "__main__":
+    main()
