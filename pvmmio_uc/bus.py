@@ -4,7 +4,8 @@ The comparison is containment, not order, so the array is not sorted by anything
 search finds depends on the order of registration, down to entries that are accepted and never found.
 All of that is kept (virt/kvm/kvm_main.c: kvm_io_bus_cmp, kvm_io_bus_register_dev,
 kvm_io_bus_get_first_dev). What is not kept is the price: registration finds its place by bisection
-and a search is remembered until the next change, so 100,000 entries cost what ten cost.
+and a search is remembered until the next change, so 100,000 entries cost what ten cost. (Ranges that
+nest out of order break the array into stretches, and each of those is bisected by itself.)
 
 This module knows no architecture and no engine.
 """

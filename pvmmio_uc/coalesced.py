@@ -74,7 +74,7 @@ class CoalescedZone:
         ``size`` is a C int there: from 2**31 on it is negative, and nothing contains it. The end of the
         zone wraps at 2**64: a zone that reaches the very last byte contains nothing.
         """
-        if size > _INT32_MAX or addr < self.addr or addr + size > U64:
+        if size > _INT32_MAX or addr < self.addr:
             return False
         return addr + size <= (self.addr + self.size) & U64
 

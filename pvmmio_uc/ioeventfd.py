@@ -200,7 +200,7 @@ def _check_arguments(addr: int, length: int, flags: int, datamatch: int) -> None
         raise RegistrationError(
             errno.EINVAL, f"address {addr:#x} and datamatch {datamatch:#x} must fit in 64 bits"
         )
-    if addr + length > U64 and length:
+    if addr + length > U64:
         raise RegistrationError(
             errno.EINVAL, f"{addr:#x}+{length:#x} wraps past 2^64: the last byte must be below 2^64-1"
         )
