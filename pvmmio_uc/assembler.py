@@ -19,6 +19,7 @@ from keystone import (
     KS_MODE_BIG_ENDIAN,
     KS_MODE_LITTLE_ENDIAN,
     KS_MODE_PPC32,
+    KS_MODE_PPC64,
     Ks,
     KsError,
 )
@@ -32,6 +33,7 @@ DIALECTS = {
     "x86-32": (KS_ARCH_X86, KS_MODE_32),
     "x86-64": (KS_ARCH_X86, KS_MODE_64),
     "arm64": (KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN),
+    "ppc64": (KS_ARCH_PPC, KS_MODE_PPC64 | KS_MODE_BIG_ENDIAN),
     "ppc": (KS_ARCH_PPC, KS_MODE_PPC32 | KS_MODE_BIG_ENDIAN),
 }
 """What `assemble` knows, by name."""

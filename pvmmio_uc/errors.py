@@ -7,6 +7,7 @@
     |   +-- EmulationFailure               KVM_EXIT_INTERNAL_ERROR, suberror 1
     |   +-- GuestPageFault                 the guest's own page tables do not translate
     |   +-- FetchFromDevice                the guest jumped to where there is no memory
+    |   +-- GuestException                 a hypercall that the architecture answers with an exception
     +-- UnsupportedArchitecture            no arch/ folder serves this engine
     +-- AssemblyError                      Keystone refused, or silently produced nothing
     +-- ScenarioError                      a scenario file that cannot be read
@@ -25,6 +26,7 @@ __all__ = [
     "EmulationFailure",
     "FetchFromDevice",
     "GuestError",
+    "GuestException",
     "GuestPageFault",
     "NeverFires",
     "PvMmioError",
@@ -83,6 +85,18 @@ class GuestPageFault(GuestError):
 
 class FetchFromDevice(GuestError):
     """The guest executes at a guest-physical address where no memory slot is."""
+
+
+class GuestException(GuestError):
+    """The guest takes an exception, which the engine cannot deliver: ``kind`` is which.
+
+    ``undefined`` is #UD, an undefined instruction, an illegal-instruction program interrupt;
+    ``protection`` is #GP(0) or a privileged-instruction program interrupt. pc is at the instruction.
+    """
+
+    def __init__(self, message: str, *, pc: int, kind: str) -> None:
+        super().__init__(message, pc=pc)
+        self.kind = kind
 
 
 class UnsupportedArchitecture(PvMmioError):

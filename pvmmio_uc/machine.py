@@ -104,10 +104,10 @@ class Machine:
 
     def __getitem__(self, register: str) -> int:
         """A register by its manual name."""
-        return int(self.uc.reg_read(self._module.register_number(register)))
+        return int(self.uc.reg_read(self.pv.arch.register(register)))
 
     def __setitem__(self, register: str, value: int) -> None:
-        self.uc.reg_write(self._module.register_number(register), value)
+        self.uc.reg_write(self.pv.arch.register(register), value)
 
     def __repr__(self) -> str:
         return f"<Machine {self.arch} {self.variant}: {self.pv!r}>"

@@ -7,9 +7,7 @@ from unicorn.unicorn_const import (
     UC_ARCH_ARM64,
     UC_ARCH_PPC,
     UC_ARCH_X86,
-    UC_MODE_PPC64,
     UC_QUERY_ARCH,
-    UC_QUERY_MODE,
 )
 
 from ..errors import UnsupportedArchitecture
@@ -29,8 +27,8 @@ _BY_ENGINE: dict[int, type[Arch]] = {UC_ARCH_X86: X86, UC_ARCH_ARM64: Arm64, UC_
 def arch_of(uc: Uc) -> Arch:
     """The architecture of an engine, bound to it.
 
-    Raises UnsupportedArchitecture for every other one, and for 64-bit PowerPC, whose CPU models
-    Unicorn 2.1.4 cannot run with translation (unicorn #1591, #1779).
+    64-bit PowerPC is served where the engine runs it: the default model, in UC_TLB_VIRTUAL mode, without
+    translation (unicorn #1591, #1779). Raises UnsupportedArchitecture for every other architecture.
     """
     try:
         number = uc.query(UC_QUERY_ARCH)
@@ -41,14 +39,4 @@ def arch_of(uc: Uc) -> Arch:
         raise UnsupportedArchitecture(
             f"Unicorn architecture {number} has no folder under pvmmio_uc/arch; there are {', '.join(ARCHES)}"
         )
-    if cls is Ppc and _mode(uc) & UC_MODE_PPC64:
-        raise UnsupportedArchitecture(
-            "64-bit PowerPC: Unicorn 2.1.4 offers no model that translates (unicorn #1591, #1779); "
-            "use UC_MODE_PPC32"
-        )
     return cls(uc)
-
-
-def _mode(uc: Uc) -> int:
-    mode: int = uc.query(UC_QUERY_MODE)
-    return mode

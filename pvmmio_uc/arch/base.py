@@ -27,11 +27,12 @@ from unicorn import Uc
 
 from ..device import ByteOrder
 from ..exits import Steps
+from ..hypercall.cpu import Call, Outcome
 from .paging import ReadPhysical, Walk
 
 PAGE_SIZE = 4096
 
-__all__ = ["Arch", "Fault", "Fetched", "LoadStore", "PortHandler", "fetch"]
+__all__ = ["Arch", "CallHandler", "Fault", "Fetched", "LoadStore", "PortHandler", "fetch"]
 
 
 class Fetched(NamedTuple):
@@ -94,6 +95,25 @@ class PortHandler(Protocol):
         """``count`` elements of input at once, for string forms; otherwise one."""
 
 
+class CallHandler(Protocol):
+    """Who takes hypercall instructions off the engine's hands."""
+
+    def call(self, call: Call) -> Outcome:
+        """Do it; an architectural exception has been arranged for when this returns."""
+
+    def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int] | None:
+        """What the hypervisor says at a leaf, None for the processor's own."""
+
+    def advance(self, length: int) -> None:
+        """Move pc."""
+
+    def code_order(self) -> ByteOrder:
+        """The byte order of instructions now."""
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with this error."""
+
+
 class Arch(Protocol):
     """One architecture, bound to one engine."""
 
@@ -140,6 +160,21 @@ class Arch(Protocol):
 
     def install_ports(self, read: ReadPhysical, handler: PortHandler) -> list[Any]:
         """Hook port I/O; the hook handles, none where there are no ports."""
+
+    def install_calls(self, read: ReadPhysical, handler: CallHandler) -> list[Any]:
+        """Hook hypercall instructions (and cpuid); the hook handles."""
+
+    def register(self, name: str) -> int:
+        """The engine's number of a register by its manual name. ValueError where there is none."""
+
+    def user_mode(self) -> bool:
+        """CPL above 0, EL0, MSR.PR."""
+
+    def protected_mode(self) -> bool:
+        """CR0.PE on x86; True elsewhere."""
+
+    def call_bits(self, read: ReadPhysical) -> int:
+        """The width that a hypervisor takes hypercall registers in: 32 or 64."""
 
 
 def fetch(arch: Arch, read: ReadPhysical) -> Fetched:

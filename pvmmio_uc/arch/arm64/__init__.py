@@ -7,10 +7,10 @@ from typing import Any
 from unicorn import Uc
 
 from ...device import ByteOrder
-from ..base import LoadStore, PortHandler, fetch
+from ..base import CallHandler, LoadStore, PortHandler, fetch
 from ..paging import ReadPhysical, Walk
-from . import decode, paging, trap
-from .registers import Registers
+from . import calls, decode, paging, trap
+from .registers import Registers, register
 
 __all__ = ["Arm64"]
 
@@ -75,3 +75,23 @@ class Arm64:
     def install_ports(self, read: ReadPhysical, handler: PortHandler) -> list[Any]:
         """None: arm64 has no ports."""
         return trap.install_ports(self._uc, lambda: (fetch(self, read), 64), handler)
+
+    def install_calls(self, read: ReadPhysical, handler: CallHandler) -> list[Any]:
+        """Hook hvc and smc."""
+        return calls.install_calls(self._uc, lambda: fetch(self, read), handler)
+
+    def register(self, name: str) -> int:
+        """``x0``, ``w0``, ``sp``."""
+        return register(name)
+
+    def user_mode(self) -> bool:
+        """EL0."""
+        return self._registers.at_el0()
+
+    def protected_mode(self) -> bool:
+        """Always."""
+        return True
+
+    def call_bits(self, read: ReadPhysical) -> int:
+        """64."""
+        return 64

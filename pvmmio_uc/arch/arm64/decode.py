@@ -89,20 +89,21 @@ def _form(word: int) -> _Form | None:
         return _register_form(word)
     if word >> 24 & 0b111111 == 0b011000:
         return _literal_form(word)
+    if word >> 24 & 0b111111 == 0b011001:
+        return _ordered_offset_form(word)
     if word >> 24 & 0b111111 == 0b001000 and word >> 23 & 1 and not word >> 21 & 1:
         # LDAR, STLR, LDLAR, STLLR
-        loads = bool(word >> 22 & 1)
-        size = 1 << (word >> 30)
-        return _Form(not loads, size, False, 64, word & 31, word >> 5 & 31)
+        return _Form(not word >> 22 & 1, 1 << (word >> 30), False, 64, word & 31, word >> 5 & 31)
     return None
 
 
 def _register_form(word: int) -> _Form | None:
-    scale, opc = word >> 30, word >> 22 & 0b11
-    if opc >= 0b10 and (scale == 0b11 or (opc == 0b11 and scale == 0b10)):
-        return None  # PRFM, or not allocated
-    size, target, base = 1 << scale, word & 31, word >> 5 & 31
-    kind = (opc == 0, size, opc >= 0b10, 32 if opc == 0b11 else 64, target, base)
+    if word & 0x3FFF_FC00 == 0x38BF_C000:
+        return _Form(False, 1 << (word >> 30), False, 64, word & 31, word >> 5 & 31)  # LDAPR
+    kind = _kind(word)
+    if kind is None:
+        return None
+    scale = word >> 30
     if word >> 24 & 0b11 == 0b01:
         return _Form(*kind, offset=(word >> 10 & 0xFFF) << scale)
     if word >> 24 & 0b11 != 0b00:
@@ -115,6 +116,22 @@ def _register_form(word: int) -> _Form | None:
         return None  # atomics, pointer authentication, not allocated
     shift = scale if word >> 12 & 1 else 0
     return _Form(*kind, index=word >> 16 & 31, extend=extend, shift=shift)
+
+
+def _kind(word: int) -> tuple[bool, int, bool, int, int, int] | None:
+    """The first six fields of a `_Form` from size (31:30) and opc (23:22); None: PRFM, or not allocated."""
+    scale, opc = word >> 30, word >> 22 & 0b11
+    if opc >= 0b10 and (scale == 0b11 or (opc == 0b11 and scale == 0b10)):
+        return None
+    return opc == 0, 1 << scale, opc >= 0b10, 32 if opc == 0b11 else 64, word & 31, word >> 5 & 31
+
+
+def _ordered_offset_form(word: int) -> _Form | None:
+    """LDAPUR, STLUR and their relatives."""
+    kind = _kind(word)
+    if kind is None or word >> 21 & 1 or word >> 10 & 0b11:
+        return None  # not allocated, memory tagging, memory copies
+    return _Form(*kind, offset=_signed(word >> 12 & 0x1FF, 9))
 
 
 def _literal_form(word: int) -> _Form | None:

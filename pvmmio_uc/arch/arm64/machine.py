@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from unicorn import UC_ARCH_ARM64, Uc, arm64_const
+from unicorn import UC_ARCH_ARM64, Uc
 from unicorn.arm64_const import UC_ARM64_REG_SP
 from unicorn.unicorn_const import UC_MODE_ARM
 
 from ..layout import Platform, StubWords, Variant, map_ram
 
-__all__ = ["DEFAULT", "VARIANTS", "create", "doorbell", "platform", "port_doorbell", "register_number"]
+__all__ = ["DEFAULT", "VARIANTS", "create", "doorbell", "platform", "port_doorbell"]
 
 DEFAULT = Variant(64, False, "little")
 VARIANTS = (DEFAULT, Variant(64, True, "little"))
@@ -68,12 +68,6 @@ def doorbell(variant: Variant, address: int, size: int, value: int, count: int) 
 def port_doorbell(variant: Variant, port: int, size: int, value: int, count: int) -> StubWords:
     """arm64 has no ports: ValueError."""
     raise ValueError("arm64 has no port I/O: use the doorbell() stub")
-
-
-def register_number(name: str) -> int:
-    """The engine's number of a register by its manual name."""
-    number: int = getattr(arm64_const, f"UC_ARM64_REG_{name.upper()}")
-    return number
 
 
 def _immediate(name: str, value: int) -> str:

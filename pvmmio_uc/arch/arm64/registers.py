@@ -17,10 +17,12 @@ _SCTLR_EE = 1 << 25
 _PSTATE_EL = 0b1100
 
 
-def register(number: int) -> int:
-    """The engine's number of X0 to X30."""
-    number_: int = X[number]
-    return number_
+def register(name: str) -> int:
+    """The engine's number of a register by its manual name, in small letters."""
+    number: int | None = getattr(arm64_const, f"UC_ARM64_REG_{name.upper()}", None)
+    if number is None:
+        raise ValueError(f"arm64 has no register {name!r}")
+    return number
 
 
 class Registers:
@@ -59,5 +61,8 @@ class Registers:
     def data_order(self) -> ByteOrder:
         """SCTLR_EL1.EE at EL1, .E0E at EL0."""
         sctlr = self.uc.cpr_read(*_SCTLR_EL1)
-        at_el0 = not self.uc.reg_read(UC_ARM64_REG_PSTATE) & _PSTATE_EL
-        return "big" if sctlr & (_SCTLR_E0E if at_el0 else _SCTLR_EE) else "little"
+        return "big" if sctlr & (_SCTLR_E0E if self.at_el0() else _SCTLR_EE) else "little"
+
+    def at_el0(self) -> bool:
+        """PSTATE.EL is 0."""
+        return not self.uc.reg_read(UC_ARM64_REG_PSTATE) & _PSTATE_EL

@@ -7,10 +7,10 @@ from typing import Any
 from unicorn import Uc
 
 from ...device import ByteOrder
-from ..base import LoadStore, PortHandler, fetch
+from ..base import CallHandler, LoadStore, PortHandler, fetch
 from ..paging import ReadPhysical, Walk
-from . import decode, paging, trap
-from .registers import Registers
+from . import calls, decode, paging, trap
+from .registers import Registers, register
 
 __all__ = ["Ppc"]
 
@@ -75,3 +75,23 @@ class Ppc:
     def install_ports(self, read: ReadPhysical, handler: PortHandler) -> list[Any]:
         """None: PowerPC has no ports."""
         return trap.install_ports(self._uc, lambda: (fetch(self, read), 32), handler)
+
+    def install_calls(self, read: ReadPhysical, handler: CallHandler) -> list[Any]:
+        """Hook sc."""
+        return calls.install_calls(self._uc, lambda: fetch(self, read), handler)
+
+    def register(self, name: str) -> int:
+        """``r3``, ``msr``, ``ctr``."""
+        return register(name)
+
+    def user_mode(self) -> bool:
+        """MSR.PR."""
+        return self._registers.problem_state()
+
+    def protected_mode(self) -> bool:
+        """Always."""
+        return True
+
+    def call_bits(self, read: ReadPhysical) -> int:
+        """64 where MSR.SF is set."""
+        return self._registers.call_bits()

@@ -1,4 +1,4 @@
-"""Plain loads and stores of 32-bit PowerPC, 1 to 4 bytes (Power ISA Book I, 3.3 "Fixed-Point Facility").
+"""Plain loads and stores of PowerPC, 1 to 8 bytes (Power ISA Book I, 3.3 "Fixed-Point Facility").
 
 KVM takes them apart with analyse_instr (arch/powerpc/lib/sstep.c) for kvmppc_emulate_loadstore.
 """
@@ -13,7 +13,7 @@ from capstone import CS_ARCH_PPC, CS_MODE_32, CS_MODE_BIG_ENDIAN, CS_MODE_LITTLE
 
 from ...device import ByteOrder
 from ..base import LoadStore, nothing
-from .registers import U32, Registers
+from .registers import Registers
 
 __all__ = ["decode", "disassemble", "instruction_length"]
 
@@ -61,6 +61,21 @@ _REVERSED = {
 }
 _UPDATE_X = 32
 
+_DS_FORMS = {
+    58: {0: _Kind(False, 8), 1: _Kind(False, 8), 2: _Kind(False, 4, algebraic=True)},  # ld, ldu, lwa
+    62: {0: _Kind(True, 8), 1: _Kind(True, 8)},  # std, stdu
+}
+"""64-bit processors only: primary opcode, then the two lowest bits."""
+
+# ldx, stdx, lwax; ldbrx, stdbrx
+_X_FORMS_64 = {21: _Kind(False, 8), 149: _Kind(True, 8), 341: _Kind(False, 4, algebraic=True)}
+_REVERSED_64 = {532: _Kind(False, 8, reversed=True), 660: _Kind(True, 8, reversed=True)}
+_X_TABLES = {
+    False: (_X_FORMS, _REVERSED),
+    True: ({**_X_FORMS, **_X_FORMS_64}, {**_REVERSED, **_REVERSED_64}),
+}
+"""Whether the processor is a 64-bit one: its indexed forms, and those of them that reverse bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Form:
@@ -75,14 +90,14 @@ class _Form:
 def decode(registers: Registers, code: bytes) -> LoadStore | None:
     """The load or store that ``code`` begins with, its registers read; None where it is not one of these."""
     guest_order = registers.data_order()
-    form = _form(int.from_bytes(code[:_LENGTH], guest_order))
+    form = _form(int.from_bytes(code[:_LENGTH], guest_order), registers.bits == 64)
     if form is None:
         return None
     kind = form.kind
     address = registers.get_base(form.base) + form.offset
     if form.index is not None:
         address += registers.get(form.index)
-    gva = address & U32
+    gva = address & ((1 << registers.call_bits()) - 1)
     order = _other(guest_order) if kind.reversed else guest_order
 
     def load(data: bytes) -> None:
@@ -119,12 +134,15 @@ def _capstone(order: ByteOrder) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _form(word: int) -> _Form | None:
+def _form(word: int, is_64: bool) -> _Form | None:
     opcode, target, base = word >> 26, word >> 21 & 31, word >> 16 & 31
+    if is_64 and opcode in _DS_FORMS:
+        return _ds_form(word, target, base)
     if opcode == _X_FORM:
         extended = word >> 1 & 0x3FF
-        update = extended - _UPDATE_X in _X_FORMS
-        kind = _X_FORMS.get(extended - _UPDATE_X if update else extended) or _REVERSED.get(extended)
+        table, reversed_ = _X_TABLES[is_64]
+        update = extended - _UPDATE_X in table
+        kind = table.get(extended - _UPDATE_X if update else extended) or reversed_.get(extended)
         index, offset = word >> 11 & 31, 0
     else:
         update = opcode - 1 in _D_FORMS
@@ -133,6 +151,14 @@ def _form(word: int) -> _Form | None:
     if kind is None or (update and _invalid_update(kind, target, base)):
         return None
     return _Form(kind, target, base, index, offset, update)
+
+
+def _ds_form(word: int, target: int, base: int) -> _Form | None:
+    kind = _DS_FORMS[word >> 26].get(word & 0b11)
+    update = word & 0b11 == 1
+    if kind is None or (update and _invalid_update(kind, target, base)):
+        return None
+    return _Form(kind, target, base, None, (word & 0xFFFC) - ((word & 0x8000) << 1), update)
 
 
 def _invalid_update(kind: _Kind, target: int, base: int) -> bool:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from unicorn import UC_ARCH_PPC, Uc, ppc_const
+from unicorn import UC_ARCH_PPC, Uc
 from unicorn.ppc_const import UC_CPU_PPC32_7400_V2_9, UC_PPC_REG_1, UC_PPC_REG_MSR
-from unicorn.unicorn_const import UC_MODE_BIG_ENDIAN, UC_MODE_PPC32
+from unicorn.unicorn_const import UC_MODE_BIG_ENDIAN, UC_MODE_PPC32, UC_MODE_PPC64, UC_TLB_VIRTUAL
 
 from ...assembler import assemble
 from ..layout import Platform, StubWords, Variant, map_ram
 
-__all__ = ["DEFAULT", "VARIANTS", "create", "doorbell", "platform", "port_doorbell", "register_number"]
+__all__ = ["DEFAULT", "VARIANTS", "create", "doorbell", "platform", "port_doorbell"]
 
 DEFAULT = Variant(32, False, "big")
-VARIANTS = tuple(Variant(32, paging, order) for order in ("big", "little") for paging in (False, True))
+VARIANTS = (
+    *(Variant(32, paging, order) for order in ("big", "little") for paging in (False, True)),
+    *(Variant(64, False, order) for order in ("big", "little")),
+)
 
-_STORES = {1: "stb", 2: "sth", 4: "stw"}
+_STORES = {1: "stb", 2: "sth", 4: "stw", 8: "std"}
 _MSR_LE = 1
 _MSR_DR_IR = 0x30
 _BAT_256M = 0x1FFC | 0b10  # block length 256 MiB, valid for the supervisor
@@ -25,15 +28,21 @@ _IBAT0U, _DBAT0U, _DBAT1U = 528, 536, 538
 
 def platform(variant: Variant) -> Platform:
     """RAM from 0, devices from 0xe0000000."""
-    return Platform(dialect="ppc", ram=((0, 0x40_0000),), code=0x1000, stack=0x9000, mmio=0xE000_0000)
+    dialect = "ppc64" if variant.bits == 64 else "ppc"
+    return Platform(dialect=dialect, ram=((0, 0x40_0000),), code=0x1000, stack=0x9000, mmio=0xE000_0000)
 
 
 def create(variant: Variant) -> Uc:
     """The engine, its RAM mapped, its BATs and MSR set as asked for.
 
-    The model is a 7400: the engine's default (7457) reloads its TLB in software.
+    The 32-bit model is a 7400: the engine's default (7457) reloads its TLB in software. The 64-bit
+    one is the engine's default, which runs without translation only (unicorn #1591).
     """
-    uc = Uc(UC_ARCH_PPC, UC_MODE_PPC32 | UC_MODE_BIG_ENDIAN, UC_CPU_PPC32_7400_V2_9)
+    if variant.bits == 64:
+        uc = Uc(UC_ARCH_PPC, UC_MODE_PPC64 | UC_MODE_BIG_ENDIAN)
+        uc.ctl_tlb_mode(UC_TLB_VIRTUAL)
+    else:
+        uc = Uc(UC_ARCH_PPC, UC_MODE_PPC32 | UC_MODE_BIG_ENDIAN, UC_CPU_PPC32_7400_V2_9)
     place = platform(variant)
     map_ram(uc, place)
     if variant.paging:
@@ -47,9 +56,12 @@ def create(variant: Variant) -> Uc:
 
 def doorbell(variant: Variant, address: int, size: int, value: int, count: int) -> StubWords:
     """Store ``value`` at ``address``, ``count`` times."""
-    if size not in _STORES:
-        raise ValueError(f"a doorbell of {size} bytes: 32-bit PowerPC stores 1, 2 or 4")
-    setup = "\n".join((_immediate(4, address), _immediate(3, value), _immediate(5, count), "mtctr 5"))
+    if size not in _STORES or 8 * size > variant.bits:
+        raise ValueError(
+            f"a doorbell of {size} bytes: {variant.bits}-bit PowerPC stores up to {variant.bits // 8}"
+        )
+    constants = ((4, address), (3, value), (5, count))
+    setup = "\n".join((*(_immediate(number, what, variant.bits) for number, what in constants), "mtctr 5"))
     return StubWords(setup, f"{_STORES[size]} 3, 0(4)", "bdnz again")
 
 
@@ -58,15 +70,13 @@ def port_doorbell(variant: Variant, port: int, size: int, value: int, count: int
     raise ValueError("ppc has no port I/O: use the doorbell() stub")
 
 
-def register_number(name: str) -> int:
-    """The engine's number of a register by its manual name: ``r3``, ``msr``, ``ctr``."""
-    bare = name[1:] if name[0] == "r" and name[1:].isdigit() else name
-    number: int = getattr(ppc_const, f"UC_PPC_REG_{bare.upper()}")
-    return number
-
-
-def _immediate(number: int, value: int) -> str:
-    return f"lis {number}, {value >> 16 & 0xFFFF:#x}\nori {number}, {number}, {value & 0xFFFF:#x}"
+def _immediate(number: int, value: int, bits: int = 32) -> str:
+    """Load a constant; on 64-bit processors lis would extend the sign of the upper half."""
+    low = f"ori {number}, {number}, {value & 0xFFFF:#x}"
+    if bits == 32:
+        return f"lis {number}, {value >> 16 & 0xFFFF:#x}\n{low}"
+    top = f"lis {number}, {value >> 48 & 0xFFFF:#x}\nori {number}, {number}, {value >> 32 & 0xFFFF:#x}"
+    return f"{top}\nsldi {number}, {number}, 32\noris {number}, {number}, {value >> 16 & 0xFFFF:#x}\n{low}"
 
 
 def _set_bats(uc: Uc, place: Platform) -> None:

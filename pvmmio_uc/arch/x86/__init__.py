@@ -7,10 +7,10 @@ from typing import Any
 from unicorn import Uc
 
 from ...device import ByteOrder
-from ..base import LoadStore, PortHandler, fetch
+from ..base import CallHandler, LoadStore, PortHandler, fetch
 from ..paging import ReadPhysical, Walk
-from . import decode, paging, trap
-from .registers import Registers
+from . import calls, decode, paging, trap
+from .registers import Registers, register
 
 __all__ = ["X86"]
 
@@ -80,3 +80,23 @@ class X86:
     def install_ports(self, read: ReadPhysical, handler: PortHandler) -> list[Any]:
         """Hook in, out, ins and outs."""
         return trap.install_ports(self._uc, lambda: (fetch(self, read), self._bits), handler)
+
+    def install_calls(self, read: ReadPhysical, handler: CallHandler) -> list[Any]:
+        """Hook vmcall, vmmcall, tdcall, vmgexit and cpuid."""
+        return calls.install_calls(self._uc, lambda: fetch(self, read), handler)
+
+    def register(self, name: str) -> int:
+        """``rax``, ``cs``, ``xmm0``."""
+        return register(name)
+
+    def user_mode(self) -> bool:
+        """CPL: the lower bits of CS in protected mode, 3 in virtual-8086 mode."""
+        return self._registers.cpl() > 0
+
+    def protected_mode(self) -> bool:
+        """CR0.PE."""
+        return self._registers.protected_mode()
+
+    def call_bits(self, read: ReadPhysical) -> int:
+        """64 in 64-bit code, else 32 (is_64_bit_mode in arch/x86/kvm/x86.h)."""
+        return 64 if self._registers.code_bits(read) == 64 else 32

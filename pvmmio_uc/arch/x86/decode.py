@@ -6,6 +6,7 @@ arch/x86/kvm/emulate.c.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -21,11 +22,13 @@ from .registers import Registers, parent64, register
 __all__ = ["decode", "disassemble", "instruction_length"]
 
 _STORES = frozenset({"mov", "movabs", "movnti", "movbe"})
-_ZERO = frozenset({"mov", "movabs", "movzx", "movbe"})
+_LOADS = frozenset({"mov", "movabs", "movbe"})
 _SIGN = frozenset({"movsx", "movsxd"})
+_EXTENDS = _SIGN | {"movzx"}
 _SEGMENTS = frozenset({"cs", "ds", "es", "ss", "fs", "gs"})
 _STACK_BASES = frozenset({"bp", "ebp", "rbp", "sp", "esp", "rsp"})
 _WIDEST = 8
+_MOVSXD_32 = re.compile(rb"([\x26\x2e\x36\x3e\x64\x65\x67\xf2\xf3]*[\x40-\x47]?)\x63")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +75,14 @@ def decode(registers: Registers, bits: int, read: ReadPhysical, code: bytes) -> 
 
 def disassemble(code: bytes, pc: int, bits: int) -> str:
     """One line of Intel syntax; the bytes where Capstone knows no instruction."""
-    for _, _, mnemonic, operands in _capstone(bits).disasm_lite(code, pc, 1):
+    for _, _, mnemonic, operands in _capstone(bits).disasm_lite(_familiar(code, bits), pc, 1):
         return f"{mnemonic} {operands}".strip()
     return f".byte {code.hex(' ')}"
 
 
 def instruction_length(code: bytes, bits: int) -> int:
     """In bytes, 0 where Capstone knows no instruction."""
-    for _, size, _, _ in _capstone(bits).disasm_lite(code, 0, 1):
+    for _, size, _, _ in _capstone(bits).disasm_lite(_familiar(code, bits), 0, 1):
         return int(size)
     return 0
 
@@ -91,31 +94,44 @@ def _capstone(bits: int) -> Any:
     return engine
 
 
+def _familiar(code: bytes, bits: int) -> bytes:
+    """movsxd with a 32-bit target is a mov, and Capstone 5 does not know it with an address size prefix."""
+    found = _MOVSXD_32.match(code) if bits == 64 else None
+    return code if found is None else found[1] + b"\x8b" + code[found.end() :]
+
+
 @lru_cache(maxsize=4096)
 def _form(code: bytes, bits: int) -> _Form | None:
-    insn = next(_capstone(bits).disasm(code, 0, 1), None)
+    insn = next(_capstone(bits).disasm(_familiar(code, bits), 0, 1), None)
     if insn is None or len(insn.operands) != 2:
         return None
     target, source = insn.operands
     if target.type == X86_OP_MEM and insn.mnemonic in _STORES:
         return _store_form(insn, bits, target, source)
-    if source.type == X86_OP_MEM and target.type == X86_OP_REG and insn.mnemonic in _ZERO | _SIGN:
+    if source.type == X86_OP_MEM and target.type == X86_OP_REG and insn.mnemonic in _LOADS | _EXTENDS:
         name = insn.reg_name(target.reg)
-        if name in _SEGMENTS or source.size > _WIDEST:
+        # Of a movbe with both 66 and REX.W Capstone gets only the register right.
+        size = source.size if insn.mnemonic in _EXTENDS else target.size
+        if name in _SEGMENTS or size > _WIDEST:
             return None
         return _Form(
-            insn.size, False, source.size, _address(insn, bits, source), name, target.size, 0,
+            insn.size, False, size, _address(insn, bits, source), name, target.size, 0,
             insn.mnemonic in _SIGN, insn.mnemonic == "movbe",
         )  # fmt: skip
     return None
 
 
 def _store_form(insn: Any, bits: int, target: Any, source: Any) -> _Form | None:
-    name = insn.reg_name(source.reg) if source.type == X86_OP_REG else ""
-    if target.size > _WIDEST or source.type not in (X86_OP_REG, X86_OP_IMM):
+    name, size, immediate = "", target.size, 0
+    if source.type == X86_OP_REG:
+        name = insn.reg_name(source.reg)
+        size = 2 if name in _SEGMENTS else source.size
+    elif source.type == X86_OP_IMM:
+        immediate = source.imm
+    else:
         return None
-    size = 2 if name in _SEGMENTS else target.size
-    immediate = source.imm if source.type == X86_OP_IMM else 0
+    if size > _WIDEST:
+        return None
     address = _address(insn, bits, target)
     return _Form(insn.size, True, size, address, name, size, immediate, False, insn.mnemonic == "movbe")
 

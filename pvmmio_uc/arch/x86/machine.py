@@ -14,9 +14,8 @@ from unicorn.x86_const import (
 )
 
 from ..layout import Platform, StubWords, Variant, map_ram
-from .registers import register
 
-__all__ = ["DEFAULT", "VARIANTS", "create", "doorbell", "platform", "port_doorbell", "register_number"]
+__all__ = ["DEFAULT", "VARIANTS", "create", "doorbell", "platform", "port_doorbell"]
 
 DEFAULT = Variant(64, False, "little")
 VARIANTS = tuple(Variant(bits, paging, "little") for bits in (16, 32, 64) for paging in (False, True))[1:]
@@ -73,11 +72,6 @@ def port_doorbell(variant: Variant, port: int, size: int, value: int, count: int
     """Output ``value`` to ``port``, ``count`` times."""
     setup = f"mov dx, {port:#x}\nmov eax, {value:#x}\nmov ecx, {count:#x}"
     return StubWords(setup, f"out dx, {_WIDTHS[size][1]}", "dec ecx\njnz again")
-
-
-def register_number(name: str) -> int:
-    """The engine's number of a register by its manual name."""
-    return register(name)
 
 
 def _page_32(uc: Uc) -> None:

@@ -9,6 +9,7 @@ from unicorn.unicorn_const import UC_MODE_16, UC_MODE_32, UC_MODE_64
 from unicorn.x86_const import (
     UC_X86_REG_CR0,
     UC_X86_REG_CS,
+    UC_X86_REG_EFLAGS,
     UC_X86_REG_EIP,
     UC_X86_REG_GDTR,
     UC_X86_REG_IP,
@@ -22,6 +23,7 @@ from .paging import walk
 __all__ = ["Registers", "parent64", "register"]
 
 _CR0_PE = 1
+_EFLAGS_VM = 1 << 17
 _PC = {16: UC_X86_REG_IP, 32: UC_X86_REG_EIP, 64: UC_X86_REG_RIP}
 _MODES = {UC_MODE_16: 16, UC_MODE_32: 32, UC_MODE_64: 64}
 _DESCRIPTOR_D = 1 << 54
@@ -32,7 +34,9 @@ _DESCRIPTOR_G = 1 << 55
 @cache
 def register(name: str) -> int:
     """The engine's number of a register, named as in the manual, in small letters."""
-    number: int = getattr(x86_const, f"UC_X86_REG_{name.upper()}")
+    number: int | None = getattr(x86_const, f"UC_X86_REG_{name.upper()}", None)
+    if number is None:
+        raise ValueError(f"x86 has no register {name!r}")
     return number
 
 
@@ -58,6 +62,18 @@ class Registers:
     def set_pc(self, pc: int) -> None:
         """Write it, wrapped to its width."""
         self.uc.reg_write(self._pc, pc & ((1 << self.engine_bits) - 1))
+
+    def protected_mode(self) -> bool:
+        """CR0.PE."""
+        return bool(self.uc.reg_read(UC_X86_REG_CR0) & _CR0_PE)
+
+    def cpl(self) -> int:
+        """The current privilege level, 0 to 3."""
+        if not self.protected_mode():
+            return 0
+        if self.uc.reg_read(UC_X86_REG_EFLAGS) & _EFLAGS_VM:
+            return 3
+        return int(self.uc.reg_read(UC_X86_REG_CS)) & 3
 
     def real_mode_linear(self) -> int:
         """CS*16 plus IP, as ``emu_start`` wants it of an engine opened in 16-bit mode."""
