@@ -16,9 +16,13 @@ from .arch.trap import MemoryTrap, Windows
 from .assist import AssistPath
 from .coalesced import CoalescedEntry
 from .device import ByteOrder, Device, DeviceRegion
-from .errors import NeverFires, PvMmioError, RegistrationError
-from .eventfd import EventFd
+from .errors import AccessRefused, NeverFires, PvMmioError, RegistrationError
+from .eventfd import EventFd, EventFdContext
 from .exits import ExitLog, Reason, Steps, UserspaceExit
+from .hypercall.attach import CallTrap, make_convention
+from .hypercall.convention import Convention
+from .hypercall.engine import EngineCpu
+from .hypercall.path import HypercallPath
 from .ioeventfd import IoEventFdFlag
 from .memory import GuestMemory
 from .ports import PortPath
@@ -77,6 +81,7 @@ class PvMmio:
         self.exits = ExitLog(exit_limit)
         self._callback: UserspaceCallback | None = None
         self._regions: list[DeviceRegion] = []
+        self._connections: dict[int, EventFdContext] = {}
         self._memory = GuestMemory(uc)
         self._wire()
         self._attach()
@@ -101,13 +106,23 @@ class PvMmio:
         self._ports = PortPath(self.vm, self.exits, self._userspace)
         self._port_hooks: list[Any] = []
         self._stopped_in_access = False
+        cpu = EngineCpu(self.uc, self.arch, self._memory)
+        path = HypercallPath(self.vm, self._memory, cpu, self.exits, self._call_userspace, self._connections)
+        self._calls = CallTrap(
+            self.uc,
+            self.arch,
+            self._memory,
+            path,
+            lambda call, default: _guarded(self._loop, call, default),
+            self._loop.fail,
+        )
 
     def _attach(self) -> None:
         self._loop.attach()
         self._trap.refresh()
         self._port_hooks = self.arch.install_ports(self._memory.read, _GuardedPorts(self._ports, self._loop))
         self._attached = True
-        for watcher in list(on_attach):
+        for watcher in on_attach:
             watcher(self)
 
     def detach(self) -> None:
@@ -125,6 +140,7 @@ class PvMmio:
         for hook in self._port_hooks:
             self.uc.hook_del(hook)
         self._port_hooks.clear()
+        self._calls.remove()
         self.vm.close()
 
     def __enter__(self) -> PvMmio:
@@ -212,6 +228,24 @@ class PvMmio:
         """Take the coalesced writes out of the ring, oldest first."""
         return self.vm.ring.drain()
 
+    def hypercalls(self, *conventions: str | Convention, offered: bool = True) -> list[Convention]:
+        """Answer hypercalls by these conventions from now on; without arguments, by none.
+
+        A name is a convention with its defaults for this architecture and stage 2: ``kvm``; or give
+        one made by hand. With ``offered`` False the PV MMIO calls are withdrawn: the convention
+        answers as a host that never heard of them. May be called again between runs. Returns the
+        conventions in use. ValueError for a name that the architecture does not have.
+        """
+        self._check_attached()
+        made = [
+            make_convention(one, self.arch, self.stage2) if isinstance(one, str) else one
+            for one in conventions
+        ]
+        for convention in made:
+            convention.offered = offered
+        self._calls.enable(made)
+        return made
+
     def on_userspace(self, callback: _Callback) -> _Callback:
         """Call ``callback(exit)`` for what nobody claims: KVM_EXIT_MMIO and KVM_EXIT_IO.
 
@@ -237,6 +271,16 @@ class PvMmio:
     ) -> bytes:
         steps.userspace += 1
         return self._ask(UserspaceExit(Reason.IO, write, port, size, data, pc, "little", count))
+
+    def _call_userspace(self, write: bool, gpa: int, data: bytes, pc: int, steps: Steps) -> bytes | None:
+        """A hypercall's access: None where there is nobody, or where the callback refuses it."""
+        if self._callback is None:
+            return None
+        steps.userspace += 1
+        try:
+            return self._ask(UserspaceExit(Reason.MMIO, write, gpa, len(data), data, pc))
+        except AccessRefused:
+            return None
 
     def _ask(self, exit_: UserspaceExit) -> bytes:
         """The bytes of a read; the callback's answer must fit."""

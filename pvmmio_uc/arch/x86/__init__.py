@@ -15,6 +15,9 @@ from .registers import Registers, register
 __all__ = ["X86"]
 
 
+_WIDE = frozenset({"rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip"})
+
+
 class X86:
     """`pvmmio_uc.arch.base.Arch` for x86."""
 
@@ -83,10 +86,12 @@ class X86:
 
     def install_calls(self, read: ReadPhysical, handler: CallHandler) -> list[Any]:
         """Hook vmcall, vmmcall, tdcall, vmgexit and cpuid."""
-        return calls.install_calls(self._uc, lambda: fetch(self, read), handler)
+        return calls.install_calls(self._uc, lambda: fetch(self, read), self.register, handler)
 
     def register(self, name: str) -> int:
-        """``rax``, ``cs``, ``xmm0``."""
+        """``rax``, ``cs``, ``xmm0``; on an engine of 16 or 32 bits ``rax`` is EAX."""
+        if self._registers.engine_bits < 64 and name in _WIDE:
+            name = "e" + name[1:]
         return register(name)
 
     def user_mode(self) -> bool:

@@ -13,9 +13,7 @@ from unicorn.unicorn_const import UC_HOOK_INSN, UC_HOOK_INSN_INVALID
 from unicorn.x86_const import (
     UC_X86_INS_CPUID,
     UC_X86_REG_EAX,
-    UC_X86_REG_EBX,
     UC_X86_REG_ECX,
-    UC_X86_REG_EDX,
 )
 
 from ...hypercall.cpu import Call, Outcome
@@ -29,11 +27,13 @@ _INSTRUCTIONS = {
     b"\x66\x0f\x01\xcc": "tdcall",
     b"\xf3\x0f\x01\xd9": "vmgexit",
 }
-_OUTPUTS = (UC_X86_REG_EAX, UC_X86_REG_EBX, UC_X86_REG_ECX, UC_X86_REG_EDX)
+_OUTPUTS = ("rax", "rbx", "rcx", "rdx")
 
 
-def install_calls(uc: Uc, fetch: Callable[[], Fetched], handler: CallHandler) -> list[Any]:
-    """Hook the instructions, and cpuid for discovery."""
+def install_calls(
+    uc: Uc, fetch: Callable[[], Fetched], register: Callable[[str], int], handler: CallHandler
+) -> list[Any]:
+    """Hook the instructions, and cpuid for discovery; ``register`` gives the engine's number of a name."""
 
     def invalid(uc: Uc, user_data: object) -> bool:
         insn = fetch()
@@ -50,8 +50,8 @@ def install_calls(uc: Uc, fetch: Callable[[], Fetched], handler: CallHandler) ->
         values = handler.cpuid(leaf, subleaf)
         if values is None:
             return 0
-        for register, value in zip(_OUTPUTS, values, strict=True):
-            uc.reg_write(register, value)
+        for name, value in zip(_OUTPUTS, values, strict=True):
+            uc.reg_write(register(name), value)
         return 1
 
     return [

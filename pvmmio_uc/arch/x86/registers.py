@@ -12,19 +12,19 @@ from unicorn.x86_const import (
     UC_X86_REG_EFLAGS,
     UC_X86_REG_EIP,
     UC_X86_REG_GDTR,
-    UC_X86_REG_IP,
     UC_X86_REG_LDTR,
     UC_X86_REG_RIP,
 )
 
 from ..paging import ReadPhysical
+from ._segments import HiddenSegments, find_segments
 from .paging import walk
 
 __all__ = ["Registers", "parent64", "register"]
 
 _CR0_PE = 1
 _EFLAGS_VM = 1 << 17
-_PC = {16: UC_X86_REG_IP, 32: UC_X86_REG_EIP, 64: UC_X86_REG_RIP}
+_PC = {16: UC_X86_REG_EIP, 32: UC_X86_REG_EIP, 64: UC_X86_REG_RIP}
 _MODES = {UC_MODE_16: 16, UC_MODE_32: 32, UC_MODE_64: 64}
 _DESCRIPTOR_D = 1 << 54
 _DESCRIPTOR_L = 1 << 53
@@ -53,15 +53,17 @@ class Registers:
         self.uc = uc
         self.engine_bits = _MODES[uc.ctl_get_mode() & (UC_MODE_16 | UC_MODE_32 | UC_MODE_64)]
         self._pc = _PC[self.engine_bits]
+        bases = find_segments()
+        self._hidden = None if bases is None else HiddenSegments(uc, bases)
 
     def pc(self) -> int:
-        """IP, EIP or RIP."""
+        """EIP or RIP; an engine opened in 16-bit mode has EIP too, IP is its lower half."""
         pc: int = self.uc.reg_read(self._pc)
         return pc
 
     def set_pc(self, pc: int) -> None:
         """Write it, wrapped to its width."""
-        self.uc.reg_write(self._pc, pc & ((1 << self.engine_bits) - 1))
+        self.uc.reg_write(self._pc, pc & ((1 << (64 if self.engine_bits == 64 else 32)) - 1))
 
     def protected_mode(self) -> bool:
         """CR0.PE."""
@@ -82,9 +84,11 @@ class Registers:
     def code_bits(self, read: ReadPhysical) -> int:
         """16, 32 or 64: the default operand size of the code segment.
 
-        The engine does not show the hidden half of CS: it is read from the descriptor table, and
+        Where the engine's hidden half of CS is not to be had it is taken from the descriptor table, and
         where the guest has none the mode that the engine was opened in decides.
         """
+        if self._hidden is not None:
+            return self._hidden.code_bits()
         if self.engine_bits == 16 and not self.uc.reg_read(UC_X86_REG_CR0) & _CR0_PE:
             return 16
         descriptor = self._descriptor(self.uc.reg_read(UC_X86_REG_CS), read)
@@ -96,8 +100,12 @@ class Registers:
 
     def segment_base(self, name: str, bits: int, read: ReadPhysical) -> int:
         """The linear address that ``name`` (cs, ds, es, ss, fs, gs) starts at, for code of ``bits``."""
+        if bits == 64 and name not in ("fs", "gs"):
+            return 0
+        if self._hidden is not None:
+            return self._hidden.base(name)
         if bits == 64:
-            return int(self.uc.reg_read(register(f"{name}_base"))) if name in ("fs", "gs") else 0
+            return int(self.uc.reg_read(register(f"{name}_base")))
         selector: int = self.uc.reg_read(register(name))
         if not self.uc.reg_read(UC_X86_REG_CR0) & _CR0_PE:
             return selector << 4

@@ -1,0 +1,1 @@
+"""MMIO by hypercall: one module for the operations, one per convention."""

@@ -1,0 +1,223 @@
+"""The operations behind every convention: read, write, write a list, signal a connection.
+
+Written once, over the same buses as any other access; errors are typed here and translated by each
+convention into its own status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from ..device import ByteOrder
+from ..errors import PvMmioError
+from ..eventfd import EventFdContext
+from ..exits import Access, Route, Steps
+from ..vm import Memory, Vm
+
+__all__ = [
+    "ELEMENT_BYTES",
+    "MOST_ELEMENTS",
+    "PVMMIO_RULES",
+    "Element",
+    "Operations",
+    "Refusal",
+    "Refused",
+    "Rules",
+]
+
+PAGE_SIZE = 4096
+ELEMENT_BYTES = 24
+MOST_ELEMENTS = PAGE_SIZE // ELEMENT_BYTES
+"""A list must not cross a page: 170."""
+
+_U64 = 1 << 64
+_SIZES = (1, 2, 4, 8)
+
+
+class Refusal(Enum):
+    """Why an operation was not done. The order of the checks is: size, alignment, range, memory, bus."""
+
+    SIZE = "the size is not 1, 2, 4 or 8"
+    ALIGNMENT = "the address is not a multiple of the size"
+    RANGE = "the access goes past 2^64"
+    MEMORY = "there is RAM at the address"
+    UNCLAIMED = "nobody claims the address"
+    LIST_ALIGNMENT = "the list is not 8-byte aligned"
+    LIST_PAGE = "the list crosses a page"
+    LIST_COUNT = "the count is above 170, or the start above the count"
+    LIST_UNREADABLE = "the list is not in guest memory"
+    FLAGS = "a reserved field is not zero"
+    CONNECTION = "no such connection"
+
+
+class Refused(PvMmioError):
+    """An operation that was not done; ``done`` is how many elements of a list were."""
+
+    def __init__(self, refusal: Refusal, done: int = 0) -> None:
+        super().__init__(refusal.value)
+        self.refusal = refusal
+        self.done = done
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a convention checks and which buses it asks.
+
+    ``aligned``: the address must be a multiple of the size. ``not_memory``: an address in RAM is
+    refused. ``fast``: a write asks the address-only bus first.
+    """
+
+    aligned: bool
+    not_memory: bool
+    fast: bool
+
+
+PVMMIO_RULES = Rules(aligned=True, not_memory=True, fast=True)
+"""Of the minimal interface, the same on every architecture (docs/hypercalls.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One write of a list: 24 bytes in guest memory, ``gpa, value, size, flags``."""
+
+    gpa: int
+    value: int
+    size: int
+    flags: int
+
+
+Nobody = Callable[[bool, int, bytes], "bytes | None"]
+"""``(write, gpa, data)``: user space takes it and gives a read's bytes, or None: unclaimed."""
+
+
+class Operations:
+    """One hypercall's accesses: where they went and what they took ends up in ``accesses`` and ``steps``."""
+
+    def __init__(
+        self,
+        vm: Vm,
+        memory: Memory,
+        userspace: Nobody,
+        connections: dict[int, EventFdContext],
+        steps: Steps,
+    ) -> None:
+        self._vm, self._memory, self._userspace = vm, memory, userspace
+        self._connections = connections
+        self.steps = steps
+        self.accesses: list[Access] = []
+
+    def read(self, gpa: int, size: int, rules: Rules = PVMMIO_RULES, order: ByteOrder = "little") -> int:
+        """The value of ``size`` bytes at ``gpa``, a register of byte order ``order``, zero-extended.
+
+        Refused where a check fails, or where nobody answers.
+        """
+        self._check(gpa, size, rules)
+        claimed = True
+
+        def userspace(write: bool, address: int, ones: bytes) -> bytes:
+            nonlocal claimed
+            data = self._userspace(write, address, ones)
+            claimed = data is not None
+            return ones if data is None else data
+
+        data, accesses = self._vm.read([(gpa, size)], _NO_MEMORY, self.steps, userspace)
+        self.accesses += accesses
+        if not claimed:
+            raise Refused(Refusal.UNCLAIMED)
+        return int.from_bytes(data, order)
+
+    def write(
+        self, gpa: int, size: int, value: int, rules: Rules = PVMMIO_RULES, order: ByteOrder = "little"
+    ) -> None:
+        """Write the lower ``size`` bytes of ``value`` at ``gpa``; Refused likewise."""
+        self._check(gpa, size, rules)
+        data = (value & ((1 << (8 * size)) - 1)).to_bytes(size, order)
+        if rules.fast and self._vm.fast_write(gpa, self.steps):
+            self.accesses.append(Access(True, gpa, size, data, Route.FAST))
+            return
+        claimed = True
+
+        def userspace(write: bool, address: int, piece: bytes) -> bytes:
+            nonlocal claimed
+            claimed = self._userspace(write, address, piece) is not None
+            return piece
+
+        self.accesses += self._vm.write([(gpa, data)], _NO_MEMORY, self.steps, userspace)
+        if not claimed:
+            raise Refused(Refusal.UNCLAIMED)
+
+    def write_list(self, gpa: int, count: int, start: int, order: ByteOrder = "little") -> int:
+        """Do the elements ``start`` to ``count`` of the list at ``gpa``; the index behind the last one done.
+
+        ``order`` is the guest's, in which it has laid the elements out.
+
+        The whole list is checked for place and shape before anything is written; each element is
+        checked when its turn comes. Refused carries ``done``, the index of the element that failed.
+        """
+        if count > MOST_ELEMENTS or start > count:
+            raise Refused(Refusal.LIST_COUNT, 0)
+        for index, element in enumerate(self._elements(gpa, count, order)):
+            if index >= start:
+                self._write_element(element, index)
+        return count
+
+    def signal(self, connection: int) -> None:
+        """Signal the eventfd of a connection id; Refused(CONNECTION) where there is none."""
+        context = self._connections.get(connection)
+        if context is None:
+            raise Refused(Refusal.CONNECTION)
+        context.signal()
+        self.steps.signals += 1
+        self.accesses.append(Access(True, connection, 0, b"", Route.IOEVENTFD))
+
+    def _write_element(self, element: Element, index: int) -> None:
+        if element.flags:
+            raise Refused(Refusal.FLAGS, index)
+        try:
+            self.write(element.gpa, element.size, element.value)
+        except Refused as refused:
+            raise Refused(refused.refusal, index) from None
+
+    def _elements(self, gpa: int, count: int, order: ByteOrder) -> Iterator[Element]:
+        size = count * ELEMENT_BYTES
+        if gpa % 8:
+            raise Refused(Refusal.LIST_ALIGNMENT)
+        if not count:
+            return iter(())
+        if gpa % PAGE_SIZE + size > PAGE_SIZE:
+            raise Refused(Refusal.LIST_PAGE)
+        data = self._memory.read(gpa, size)
+        if data is None:
+            raise Refused(Refusal.LIST_UNREADABLE)
+        return iter([_element(data[at : at + ELEMENT_BYTES], order) for at in range(0, size, ELEMENT_BYTES)])
+
+    def _check(self, gpa: int, size: int, rules: Rules) -> None:
+        if size not in _SIZES:
+            raise Refused(Refusal.SIZE)
+        if rules.aligned and gpa % size:
+            raise Refused(Refusal.ALIGNMENT)
+        if gpa + size > _U64:
+            raise Refused(Refusal.RANGE)
+        if rules.not_memory and self._memory.read(gpa, size) is not None:
+            raise Refused(Refusal.MEMORY)
+
+
+class _NoMemory:
+    """A hypercall's access goes to the bus whatever is at its address."""
+
+    def read(self, gpa: int, size: int) -> bytes | None:
+        return None
+
+    def write(self, gpa: int, data: bytes) -> bool:
+        return False
+
+
+_NO_MEMORY = _NoMemory()
+
+
+def _element(data: bytes, order: ByteOrder) -> Element:
+    gpa, value = (int.from_bytes(data[at : at + 8], order) for at in (0, 8))
+    size, flags = (int.from_bytes(data[at : at + 4], order) for at in (16, 20))
+    return Element(gpa, value, size, flags)
