@@ -162,7 +162,7 @@ class EventFdContext(ABC):
 
     @abstractmethod
     def peek(self, fd: int) -> int:
-        """The count, left as it is; ``lock`` is held."""
+        """The count, left as it is; exact with ``lock`` held."""
 
     @abstractmethod
     def blocks(self, fd: int) -> bool:

@@ -220,8 +220,8 @@ class EventFd:
         if self._fd < 0:
             return "<EventFd closed>"
         try:
-            count = str(self.count)
-        except (OSError, ValueError):  # closed by another thread, or behind its back
+            count = str(self._context.peek(self._fd))  # without the lock: a debugger may ask at any time
+        except OSError:  # closed by another thread, or behind its back
             count = "?"
         semaphore = " semaphore" if self._context.semaphore else ""
         portable = " portable" if isinstance(self._context, PortableContext) else ""

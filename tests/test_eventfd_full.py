@@ -14,10 +14,12 @@ from pvmmio_uc.eventfd import EventFd, eventfd_context
 from .eventfd_helpers import (
     COUNT_MAX,
     HAS_EVENTFD,
+    LONG,
     WRITE_MAX,
     in_time,
     kernel_count,
     kernel_signaller,
+    no_longer_than,
     readable,
 )
 
@@ -27,6 +29,8 @@ pytestmark = pytest.mark.skipif(not HAS_EVENTFD, reason="this system has no even
 @pytest.fixture(autouse=True)
 def _real(monkeypatch):
     monkeypatch.delenv("PVMMIO_PORTABLE_EVENTFD", raising=False)
+    with no_longer_than(2 * LONG):
+        yield
 
 
 def test_own_blocking_eventfd_blocks_again_once_the_count_is_small():

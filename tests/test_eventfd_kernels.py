@@ -11,11 +11,7 @@ import pytest
 from pvmmio_uc import _eventfd_linux as linux
 from pvmmio_uc.eventfd import EventFd, eventfd_context
 
-from .eventfd_helpers import (
-    COUNT_MAX,
-    HAS_EVENTFD,
-    in_time,
-)
+from .eventfd_helpers import COUNT_MAX, HAS_EVENTFD, LONG, in_time, no_longer_than
 
 pytestmark = pytest.mark.skipif(not HAS_EVENTFD, reason="this system has no eventfd(2)")
 
@@ -23,6 +19,8 @@ pytestmark = pytest.mark.skipif(not HAS_EVENTFD, reason="this system has no even
 @pytest.fixture(autouse=True)
 def _real(monkeypatch):
     monkeypatch.delenv("PVMMIO_PORTABLE_EVENTFD", raising=False)
+    with no_longer_than(2 * LONG):
+        yield
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from .eventfd_helpers import (
     in_time,
     is_open,
     kernel_count,
+    no_longer_than,
     open_descriptors,
 )
 
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.skipif(not HAS_EVENTFD, reason="this system has no even
 @pytest.fixture(autouse=True)
 def _real(monkeypatch):
     monkeypatch.delenv("PVMMIO_PORTABLE_EVENTFD", raising=False)
+    with no_longer_than(2 * LONG):
+        yield
 
 
 @pytest.fixture

@@ -10,12 +10,7 @@ import pytest
 
 from pvmmio_uc.eventfd import EventFd, eventfd_context
 
-from .eventfd_helpers import (
-    HAS_EVENTFD,
-    LONG,
-    WRITE_MAX,
-    in_time,
-)
+from .eventfd_helpers import HAS_EVENTFD, LONG, WRITE_MAX, in_time, no_longer_than
 
 pytestmark = pytest.mark.skipif(not HAS_EVENTFD, reason="this system has no eventfd(2)")
 
@@ -23,6 +18,8 @@ pytestmark = pytest.mark.skipif(not HAS_EVENTFD, reason="this system has no even
 @pytest.fixture(autouse=True)
 def _real(monkeypatch):
     monkeypatch.delenv("PVMMIO_PORTABLE_EVENTFD", raising=False)
+    with no_longer_than(2 * LONG):
+        yield
 
 
 def python(code, *descriptors):
