@@ -45,16 +45,25 @@ class AssistPath:
         steps = Steps(exits=1)
         data = (value & ((1 << (8 * size)) - 1)).to_bytes(size, self._order)
         self._recent.append((True, gpa, data))
-        if self._may_be_fast(gpa) and self._vm.fast_write(gpa, steps):
-            self._record(gpa, True, steps, [Access(True, gpa, 0, b"", Route.FAST)])
-            return
-        accesses = self._vm.write([(gpa, data)], self._memory, steps, self._exit(steps))
+        try:
+            if self._may_be_fast(gpa) and self._vm.fast_write(gpa, steps):
+                accesses = [Access(True, gpa, 0, b"", Route.FAST)]
+            else:
+                accesses = self._vm.write([(gpa, data)], self._memory, steps, self._exit(steps))
+        except Exception as error:
+            self._record(gpa, True, steps, [], f"{type(error).__name__}: {error}")
+            raise
         self._record(gpa, True, steps, accesses)
 
     def read(self, gpa: int, size: int) -> int:
         """One load likewise; its value as the engine wants it."""
         steps = Steps(exits=1)
-        data, accesses = self._vm.read([(gpa, size)], self._memory, steps, self._exit(steps))
+        self._touch(gpa)
+        try:
+            data, accesses = self._vm.read([(gpa, size)], self._memory, steps, self._exit(steps))
+        except Exception as error:
+            self._record(gpa, False, steps, [], f"{type(error).__name__}: {error}")
+            raise
         self._recent.append((False, gpa, data))
         self._record(gpa, False, steps, accesses)
         return int.from_bytes(data, self._order)
@@ -65,9 +74,9 @@ class AssistPath:
         Without this the engine would repeat the access when it is started again. An instruction that
         is no plain load or store is left alone.
         """
-        insn = fetch(self._arch, self._memory.read)
-        access = self._arch.decode(self._memory.read, insn.code) if insn.code else None
-        if access is None or not self._recent or access.write != self._recent[-1][0]:
+        insn = fetch(self._arch, self._memory.load)
+        access = self._arch.decode(self._memory.load, insn.code) if insn.code else None
+        if access is None or not self._is_over(access):
             return
         if not access.write:
             data = self._gather(access)
@@ -76,6 +85,13 @@ class AssistPath:
             access.load(data)
         self._arch.advance_pc(access.length)
         access.writeback()
+
+    def _is_over(self, access: LoadStore) -> bool:
+        """Whether the last piece was this one's: the engine may have run on to the end of its block."""
+        last = access.gva + access.size - 1
+        gpa = self._arch.walk(self._memory.load, last).gpa
+        write, start, piece = self._recent[-1]
+        return write == access.write and gpa is not None and start <= gpa < start + len(piece)
 
     def _gather(self, access: LoadStore) -> bytes | None:
         """The bytes of a load from the pieces that the engine asked for last."""
@@ -90,10 +106,13 @@ class AssistPath:
         return None
 
     def _may_be_fast(self, gpa: int) -> bool:
-        if not self._asks_fast:
-            return False
+        touched = self._touch(gpa)
+        return self._asks_fast and (touched or not self._kind.first_touch)
+
+    def _touch(self, gpa: int) -> bool:
+        """Whether the page has been accessed before; now it has."""
         page = gpa >> 12
-        if not self._kind.first_touch or page in self._touched:
+        if page in self._touched:
             return True
         if len(self._touched) >= 1 << 16:
             self._touched.clear()
@@ -103,9 +122,9 @@ class AssistPath:
     def _exit(self, steps: Steps) -> _Exit:
         return _Exit(self._userspace, steps)
 
-    def _record(self, gpa: int, write: bool, steps: Steps, accesses: list[Access]) -> None:
+    def _record(self, gpa: int, write: bool, steps: Steps, accesses: list[Access], note: str = "") -> None:
         route = heaviest(access.route for access in accesses)
-        self._log.append(Exit(Reason.MMIO, None, gpa, write, tuple(accesses), route, steps))
+        self._log.append(Exit(Reason.MMIO, None, gpa, write, tuple(accesses), route, steps, note))
 
 
 class _Exit:

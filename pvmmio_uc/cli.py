@@ -24,22 +24,28 @@ _BROKEN_PIPE = 128 + 13
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit status: 0 good, 1 what it looked for was wrong, 2 usage."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser(next((word for word in words if word in COMMANDS), None))
-    args = parser.parse_args(words)
-    if args.command is None:
-        parser.print_help()
-        return 2
     try:
-        status: int = importlib.import_module(COMMANDS[args.command][0]).main(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        try:
+            return _dispatch(sys.argv[1:] if arguments is None else list(arguments))
+        finally:
+            # Also what --help, or a script that calls sys.exit, has left in the buffer.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has gone; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = _parser(next((word for word in words if word in COMMANDS), None))
+    args = parser.parse_args(words)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    status: int = importlib.import_module(COMMANDS[args.command][0]).main(args)
     return status
 
 

@@ -12,11 +12,17 @@ __all__ = ["make_console", "positive"]
 _WIDTH_OFF_TERMINAL = 200
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line, whose exit status says so; rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def make_console() -> Console:
     """Standard output: the terminal's width, or wide enough for every table where there is none."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = _Console(highlight=False, soft_wrap=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_OFF_TERMINAL)
+        console = _Console(highlight=False, width=_WIDTH_OFF_TERMINAL)
     return console
 
 

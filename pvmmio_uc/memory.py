@@ -28,6 +28,8 @@ class GuestMemory:
 
     def __init__(self, uc: Uc) -> None:
         self._uc = uc
+        self.windows: set[tuple[int, int]] = set()
+        """Mapped by the plugin itself, both ends inclusive: no slots, the holes go on under them."""
         self.slots: tuple[Slot, ...] = ()
         self._starts: list[int] = []
 
@@ -37,6 +39,7 @@ class GuestMemory:
         slots = tuple(
             Slot(first, last, bool(perms & UC_PROT_READ), bool(perms & UC_PROT_WRITE))
             for first, last, perms in regions
+            if (first, last) not in self.windows
         )
         if slots == self.slots:
             return False
@@ -67,6 +70,11 @@ class GuestMemory:
             return bytes(self._uc.mem_read(gpa, size))
         except UcError:
             return None  # unmapped since the last refresh
+
+    def load(self, gpa: int, size: int) -> bytes | None:
+        """As `read`, for code and page tables: RAM that was mapped since the last `refresh` counts."""
+        data = self.read(gpa, size)
+        return self.read(gpa, size) if data is None and self.refresh() else data
 
     def write(self, gpa: int, data: bytes) -> bool:
         """Store ``data``; False where it does not lie wholly in writable slots."""

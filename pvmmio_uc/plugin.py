@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -16,7 +15,7 @@ from .arch.trap import MemoryTrap, Windows
 from .assist import AssistPath
 from .coalesced import CoalescedEntry
 from .device import ByteOrder, Device, DeviceRegion
-from .errors import AccessRefused, NeverFires, PvMmioError, RegistrationError
+from .errors import AccessRefused, PvMmioError, RegistrationError
 from .eventfd import EventFd, EventFdContext
 from .exits import ExitLog, Reason, Steps, UserspaceExit
 from .hypercall.attach import CallTrap, make_convention
@@ -26,7 +25,7 @@ from .hypercall.path import HypercallPath
 from .ioeventfd import IoEventFdFlag
 from .memory import GuestMemory
 from .ports import PortPath
-from .registration import Registration, why_never
+from .registration import Registration, registered, why_never, without_ports
 from .runloop import RunLoop
 from .software import SoftwarePath
 from .stage2 import PROFILES, STAGE2_KINDS
@@ -101,11 +100,10 @@ class PvMmio:
         self._windows = Windows(self.uc, self._memory, self._assisted_read, self._assisted_write)
         self._trap = MemoryTrap(self.uc, self._memory, self._in_place)
         self._loop = RunLoop(
-            self.uc, self.arch, self._trap, self._software.handle, self._interrupted, self._windows.close
+            self.uc, self.arch, self._trap, self._software.handle, self._assist.complete, self._windows.close
         )
         self._ports = PortPath(self.vm, self.exits, self._userspace)
         self._port_hooks: list[Any] = []
-        self._stopped_in_access = False
         cpu = EngineCpu(self.uc, self.arch, self._memory)
         path = HypercallPath(self.vm, self._memory, cpu, self.exits, self._call_userspace, self._connections)
         self._calls = CallTrap(
@@ -175,10 +173,8 @@ class PvMmio:
         if bits & IoEventFdFlag.DEASSIGN:
             raise RegistrationError(errno.EINVAL, "to deassign, call remove() of what ioeventfd() returned")
         entry = self.vm.ioeventfds.assign(eventfd, address, length, bits, datamatch or 0)
-        reason = why_never(entry, self.vm, self.arch, self.decode, self._slots())
-        if reason:
-            warnings.warn(f"{entry!r} never fires: {reason}", NeverFires, stacklevel=2)
-        return Registration(repr(entry), lambda: self.vm.ioeventfds.remove(entry))
+        never = why_never(entry, self.vm, self.arch, self.decode, self._slots())
+        return registered(repr(entry), lambda: self.vm.ioeventfds.remove(entry), never)
 
     def device(
         self,
@@ -194,7 +190,8 @@ class PvMmio:
 
         ``order`` is the byte order of its registers; ``native`` is the CPU's at the time of the
         access. Raises RegistrationError: EEXIST where it overlaps another device, EINVAL for a size
-        of 0 or a range past 2^64, ENOSPC for the 1001st device of a bus.
+        of 0 or a range past 2^64, ENOSPC for the 1001st device of a bus. Warns NeverFires about ports
+        where the architecture has none.
         """
         self._check_attached()
         if size <= 0 or address < 0 or address + size > 1 << 64:
@@ -211,17 +208,20 @@ class PvMmio:
                 )
         bus.register(address, size, region)
         self._regions.append(region)
-        return Registration(repr(region), lambda: self._remove_device(region))
+        return registered(repr(region), lambda: self._remove_device(region), without_ports(self.arch, pio))
 
     def coalesced(self, address: int, size: int, *, pio: bool = False) -> Registration:
         """KVM_REGISTER_COALESCED_MMIO: writes inside go to a ring and do not exit; see `drain_coalesced`.
 
-        Removing it removes every zone that contains the range, as KVM does.
+        Removing it removes every zone that contains the range, as KVM does. Warns NeverFires about
+        ports where the architecture has none.
         """
         self._check_attached()
         self.vm.zones.register(address, size, int(pio))
-        return Registration(
-            f"coalesced zone at {address:#x}", lambda: self.vm.zones.unregister(address, size, int(pio))
+        return registered(
+            f"coalesced zone at {address:#x}",
+            lambda: self.vm.zones.unregister(address, size, int(pio)),
+            without_ports(self.arch, pio),
         )
 
     def drain_coalesced(self) -> list[CoalescedEntry]:
@@ -306,18 +306,12 @@ class PvMmio:
 
     def _assisted_read(self, gpa: int, size: int) -> int:
         value = _guarded(self._loop, lambda: self._assist.read(gpa, size), 0)
-        self._stopped_in_access = self._loop.stopping
+        self._loop.access_done()
         return value
 
     def _assisted_write(self, gpa: int, size: int, value: int) -> None:
         _guarded(self._loop, lambda: self._assist.write(gpa, size, value), None)
-        self._stopped_in_access = self._loop.stopping
-
-    def _interrupted(self) -> None:
-        """The engine ended by itself; a stop during an access has left the instruction half done."""
-        if self._stopped_in_access:
-            self._stopped_in_access = False
-            self._assist.complete()
+        self._loop.access_done()
 
     def _remove_device(self, region: DeviceRegion) -> None:
         region.bus.unregister(region.addr, region.size, region)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 
 from .arch.base import Arch
+from .errors import NeverFires
 from .ioeventfd import IoEventFd
 from .memory import GuestMemory
 from .vm import Vm
 
-__all__ = ["Registration", "why_never"]
+__all__ = ["Registration", "registered", "why_never", "without_ports"]
 
 _LAST_PORT = 0xFFFF
 
@@ -40,6 +42,28 @@ class Registration:
         return f"<Registration of {self._what}{'' if self._remove else ', removed'}>"
 
 
+def registered(what: str, remove: Callable[[], None], never: str) -> Registration:
+    """The handle of something on a bus. ``never`` says why no access can reach it: then warn `NeverFires`.
+
+    Where a filter makes an error of the warning, nothing stays registered.
+    """
+    handle = Registration(what, remove)
+    if never:
+        try:
+            warnings.warn(f"{what} never fires: {never}", NeverFires, stacklevel=3)
+        except NeverFires:
+            handle.remove()
+            raise
+    return handle
+
+
+def without_ports(arch: Arch, pio: bool) -> str:
+    """Why nothing ever happens on the port bus of ``arch``; empty where it does, or another bus is meant."""
+    if pio and not arch.has_ports:
+        return f"{arch.name} has no port I/O: register at the MMIO address, without pio"
+    return ""
+
+
 def why_never(entry: IoEventFd, vm: Vm, arch: Arch, decode: str, memory: GuestMemory) -> str:
     """Why no access can reach ``entry``, which KVM accepts all the same; empty where one can."""
     if entry.bus is vm.ccw:
@@ -49,11 +73,9 @@ def why_never(entry: IoEventFd, vm: Vm, arch: Arch, decode: str, memory: GuestMe
             f"datamatch {entry.datamatch:#x} has bits above its {entry.length} bytes: they are compared too"
         )
     if entry.bus is vm.pio:
-        if not arch.has_ports:
-            return f"{arch.name} has no port I/O: register at the MMIO address, without pio"
-        if entry.length == 8 or entry.addr > _LAST_PORT:
+        if arch.has_ports and (entry.length == 8 or entry.addr > _LAST_PORT):
             return "ports are 0x0 to 0xffff and accesses to them 1, 2 or 4 bytes"
-        return ""
+        return without_ports(arch, True)
     if memory.write_reaches(entry.addr, max(entry.length, 1)):
         return f"there is RAM at {entry.addr:#x}: the guest's writes go there; unmap it or move the doorbell"
     if decode == "assist" and entry.length == 8:

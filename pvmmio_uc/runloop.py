@@ -5,12 +5,20 @@ Attaching replaces ``emu_start`` and ``emu_stop`` of this one `Uc` object; other
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from unicorn import Uc, UcError
-from unicorn.unicorn_const import UC_HOOK_CODE
+from unicorn.unicorn_const import (
+    UC_ERR_FETCH_PROT,
+    UC_ERR_FETCH_UNMAPPED,
+    UC_ERR_READ_UNMAPPED,
+    UC_ERR_WRITE_PROT,
+    UC_ERR_WRITE_UNMAPPED,
+    UC_HOOK_CODE,
+)
 
 from .arch.base import Arch, Fault
 from .arch.trap import MemoryTrap
@@ -18,17 +26,48 @@ from .errors import PvMmioError
 
 __all__ = ["RunLoop"]
 
+_MEMORY_ERRORS = frozenset(
+    {
+        UC_ERR_READ_UNMAPPED,
+        UC_ERR_WRITE_UNMAPPED,
+        UC_ERR_FETCH_UNMAPPED,
+        UC_ERR_WRITE_PROT,
+        UC_ERR_FETCH_PROT,
+    }
+)
+_INSIST_TIMES, _INSIST_SECONDS = 100, 0.001
+
 
 @dataclass(slots=True)
 class _Run:
-    """One ``emu_start`` of the user's."""
+    """One ``emu_start`` of the user's.
 
+    ``inside`` while the engine has the guest, not its exit; ``in_access`` once it ends at an access
+    that the engine's callbacks have answered; ``deadline`` on the clock of time.monotonic.
+    """
+
+    deadline: float | None
+    thread: int = field(default_factory=threading.get_ident)
+    inside: bool = False
+    in_access: bool = False
     stopped: bool = False
     raised: BaseException | None = None
 
+    @property
+    def late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def time_left(self) -> int:
+        """In microseconds, at least 1; 0 where there is no limit."""
+        return 0 if self.deadline is None else max(1, int((self.deadline - time.monotonic()) * 1e6))
+
 
 class RunLoop:
-    """``handle(fault)`` completes a faulting instruction; ``ended()`` is called when a run is over."""
+    """``handle(fault)`` completes a faulting instruction.
+
+    ``interrupted()`` is called where a run ends inside an access that is over, with pc at its
+    instruction; ``ended()`` when the outermost run is over.
+    """
 
     def __init__(
         self,
@@ -64,34 +103,37 @@ class RunLoop:
         return self._run is not None
 
     @property
-    def stopping(self) -> bool:
-        """Whether this run is to end: stopped by the user, or by an exception in a callback."""
-        return self._run is not None and (self._run.stopped or self._run.raised is not None)
-
-    @property
     def failed(self) -> bool:
         """Whether a callback has raised in this run."""
         return self._run is not None and self._run.raised is not None
 
     def start(self, begin: int, until: int, timeout: int = 0, count: int = 0) -> None:
         """`Uc.emu_start`: from ``begin`` to ``until``, at most ``timeout`` us or ``count`` instructions."""
-        outer, self._run = self._run, _Run()
+        outer = self._run
+        # A run inside the callback of an exit: the engine is free, and would lose the outer run's pc.
+        pc = self._arch.pc() if outer is not None and not outer.inside else None
+        self._run = run = _Run(time.monotonic() + timeout / 1e6 if timeout else None)
         try:
             self._trap.refresh()
             if count > 1:
-                self._start_counted(begin, until, timeout, count)
+                self._start_counted(run, begin, until, count)
             else:
-                self._loop(begin, until, timeout, count)
+                self._loop(run, begin, until, count)
         finally:
             self._run = outer
+            if pc is not None:
+                self._arch.set_pc(pc)
             if outer is None:
                 self._ended()
 
     def stop(self) -> None:
-        """`Uc.emu_stop`: also where the guest is out on an exit."""
-        if self._run is not None:
-            self._run.stopped = True
+        """`Uc.emu_stop`: also where the guest is out on an exit, and from any thread."""
+        run = self._run
+        if run is not None:
+            run.stopped = True
         self._native_stop()
+        if run is not None and run.thread != threading.get_ident():
+            self._insist(run)
 
     def fail(self, error: BaseException) -> None:
         """An exception in a callback: end the run, and let it reach the caller of ``emu_start``."""
@@ -99,50 +141,73 @@ class RunLoop:
             self._run.raised = error
         self._native_stop()
 
-    def _loop(self, begin: int, until: int, timeout: int, count: int) -> None:
+    def access_done(self) -> None:
+        """The engine's callbacks have answered an access: where the run is to end, let it end here.
+
+        Otherwise another thread's stop, or the engine's own clock, could come between the access and
+        the end of its instruction without anybody knowing that the access is over.
+        """
         run = self._run
-        deadline = time.monotonic() + timeout / 1e6 if timeout else None
-        while run is not None:
-            left = 0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1e6))
-            fault = self._native(begin, until, left, count)
+        if run is not None and (run.stopped or run.raised is not None or run.late):
+            run.in_access = True
+            self._native_stop()
+
+    def _loop(self, run: _Run, begin: int, until: int, count: int) -> None:
+        while True:
+            fault = self._native(run, begin, until, count)
             if run.raised is not None:
                 raise run.raised
             if fault is None:
-                self._interrupted()
+                if run.in_access:
+                    self._interrupted()
                 return
             self._handle(fault)
-            late = deadline is not None and time.monotonic() >= deadline
-            if run.stopped or late or count:
+            if run.stopped or run.late or count:
                 return
             begin = self._arch.start_address()
 
-    def _native(self, begin: int, until: int, timeout: int, count: int) -> Fault | None:
+    def _native(self, run: _Run, begin: int, until: int, count: int) -> Fault | None:
         """One stretch of the engine; the fault that ended it, if one did."""
         self._trap.fault = None
+        run.inside = True
         try:
-            self._native_start(begin, until, timeout, count)
+            if not run.stopped:
+                self._native_start(begin, until, run.time_left(), count)
         except UcError as error:
-            fault = self._trap.take()
-            if fault is not None:
-                return fault
-            if self._run is not None and self._run.raised is not None:
-                return None
-            # The binding lets UcError hide what a memory hook of the user's raised (unicorn #1386).
+            # The binding lets UcError hide what a hook of the user's raised (unicorn #1386).
             hidden = self._uc._hook_exception
             if hidden is not None:
                 raise hidden from error
+            fault = self._trap.take()
+            if fault is not None and error.errno in _MEMORY_ERRORS:
+                return fault
+            if run.raised is not None:
+                return None
             if self._trap.refresh():  # RAM was unmapped under way: there are hooks on it now
-                return self._native(self._arch.start_address(), until, timeout, count)
+                return self._native(run, self._arch.start_address(), until, count)
             raise
+        finally:
+            run.inside = False
         return None
 
-    def _start_counted(self, begin: int, until: int, timeout: int, count: int) -> None:
+    def _insist(self, run: _Run) -> None:
+        """The engine loses a stop that meets it on its way in: ask another thread's again until it is out.
+
+        Not for ever: a callback may be waiting for that other thread.
+        """
+        for _ in range(_INSIST_TIMES):
+            time.sleep(_INSIST_SECONDS)
+            if not run.inside:
+                return
+            self._native_stop()
+
+    def _start_counted(self, run: _Run, begin: int, until: int, count: int) -> None:
         """``count`` spans restarts, and the engine does not tell how far it came: count here."""
         left = count + 1
 
         def one_more(uc: Uc, address: int, size: int, user_data: object) -> None:
             nonlocal left
-            left -= 1
+            left -= self._run is run  # not those of a run inside one of its callbacks
             if left == 0:
                 self.stop()
 
@@ -150,7 +215,7 @@ class RunLoop:
         hook = self._uc.hook_add(UC_HOOK_CODE, one_more)
         self._uc.ctl_flush_tb()
         try:
-            self._loop(begin, until, timeout, 0)
+            self._loop(run, begin, until, 0)
         finally:
             self._uc.hook_del(hook)
             self._uc.ctl_flush_tb()

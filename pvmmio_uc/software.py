@@ -47,10 +47,10 @@ class SoftwarePath:
     def handle(self, fault: Fault) -> None:
         """Complete the instruction at pc, or raise the GuestError that says why not."""
         steps = Steps(exits=1)
-        insn = fetch(self._arch, self._memory.read)
+        insn = fetch(self._arch, self._memory.load)
         if fault.fetch:
             self._fail_fetch(fault, insn.pc, steps)
-        access = self._arch.decode(self._memory.read, insn.code) if insn.code else None
+        access = self._arch.decode(self._memory.load, insn.code) if insn.code else None
         try:
             if self._fast_hit(fault, insn, access, steps):
                 return
@@ -72,11 +72,9 @@ class SoftwarePath:
             if access is None:
                 return False
             self._translate(access.gva, fault, insn.pc, steps)
-        if not self._vm.fast_write(fault.gpa, steps):
+        length = access.length if access is not None else self._arch.instruction_length(insn.code)
+        if not length or not self._vm.fast_write(fault.gpa, steps):
             return False
-        length = self._arch.instruction_length(insn.code)
-        if not length:
-            raise self._unknown(fault, insn)
         if not kind.has_length:
             self._count_decode(insn, steps)
         self._arch.advance_pc(length)
@@ -123,7 +121,7 @@ class SoftwarePath:
         same_offset = (gva ^ fault.gpa) & _PAGE_MASK == 0
         if same_offset and (self._kind.knows_gpa or self._shadow_knows(gva, fault)):
             return fault.gpa
-        walk = self._arch.walk(self._memory.read, gva)
+        walk = self._arch.walk(self._memory.load, gva)
         steps.walk += len(walk.loads)
         if walk.gpa is None:
             raise GuestPageFault(

@@ -15,20 +15,28 @@ from typing import Any
 
 from unicorn import Uc, UcError
 from unicorn.unicorn_const import (
+    UC_HOOK_MEM_FETCH_PROT,
     UC_HOOK_MEM_FETCH_UNMAPPED,
     UC_HOOK_MEM_READ_UNMAPPED,
     UC_HOOK_MEM_WRITE_PROT,
     UC_HOOK_MEM_WRITE_UNMAPPED,
+    UC_MEM_FETCH_PROT,
     UC_MEM_FETCH_UNMAPPED,
     UC_MEM_READ_UNMAPPED,
 )
 
-from ..memory import GuestMemory
+from ..memory import GuestMemory, Slot
 from .base import Fault
 
 __all__ = ["MemoryTrap", "Windows"]
 
-_UNMAPPED = UC_HOOK_MEM_READ_UNMAPPED | UC_HOOK_MEM_WRITE_UNMAPPED | UC_HOOK_MEM_FETCH_UNMAPPED
+_HOLE = (
+    UC_HOOK_MEM_READ_UNMAPPED
+    | UC_HOOK_MEM_WRITE_UNMAPPED
+    | UC_HOOK_MEM_FETCH_UNMAPPED
+    | UC_HOOK_MEM_FETCH_PROT  # out of a window
+)
+_FETCHES = (UC_MEM_FETCH_UNMAPPED, UC_MEM_FETCH_PROT)
 
 
 class MemoryTrap:
@@ -40,15 +48,19 @@ class MemoryTrap:
     def __init__(self, uc: Uc, memory: GuestMemory, in_place: Callable[[Fault], bool]) -> None:
         self._uc, self._memory, self._in_place = uc, memory, in_place
         self._hooks: list[Any] = []
+        self._hooked: tuple[Slot, ...] | None = None
+        self._state = uc.context_save()
         self.fault: Fault | None = None
 
     def refresh(self) -> bool:
         """Move the hooks to where the holes are now; True where anything changed."""
-        if not self._memory.refresh() and self._hooks:
+        self._memory.refresh()
+        if self._hooked == self._memory.slots:
             return False
         self.remove()
+        self._hooked = self._memory.slots
         for first, last in self._memory.holes():
-            self._hooks.append(self._uc.hook_add(_UNMAPPED, self._trap, None, first, last))
+            self._hooks.append(self._uc.hook_add(_HOLE, self._trap, None, first, last))
         for first, last in self._memory.read_only():
             self._hooks.append(self._uc.hook_add(UC_HOOK_MEM_WRITE_PROT, self._trap, None, first, last))
         return True
@@ -58,23 +70,33 @@ class MemoryTrap:
         for hook in self._hooks:
             self._uc.hook_del(hook)
         self._hooks.clear()
+        self._hooked = None
 
     def take(self) -> Fault | None:
-        """The fault that ended the run, once."""
+        """The fault that ended the run, once; the CPU is where it was then.
+
+        A store inside one of the engine's helpers (stmw, dc zva, fxsave) does not end the run before the
+        translation block does: what has been executed in the meantime is taken back, but for memory.
+        """
         fault, self.fault = self.fault, None
+        if fault is not None and fault.write:
+            self._uc.context_restore(self._state)
         return fault
 
     def _trap(self, uc: Uc, access: int, gpa: int, size: int, value: int, user_data: object) -> bool:
         last = self.fault
-        if last is not None and size == 1 and last.gpa <= gpa <= last.gpa + last.size:
-            # A store that crosses into the hole comes byte by byte; the first byte is the fault.
-            last.size = gpa - last.gpa + 1
+        if last is not None:
+            # The first one is the fault. A store that crosses into the hole comes byte by byte.
+            if size == 1 and last.gpa <= gpa <= last.gpa + last.size:
+                last.size = gpa - last.gpa + 1
             return False
-        write = access not in (UC_MEM_READ_UNMAPPED, UC_MEM_FETCH_UNMAPPED)
-        fault = Fault(gpa, size, write, access == UC_MEM_FETCH_UNMAPPED)
+        fetch = access in _FETCHES
+        fault = Fault(gpa, size, not fetch and access != UC_MEM_READ_UNMAPPED, fetch)
         if self._in_place(fault):
             return True
         self.fault = fault
+        if fault.write:
+            uc.context_update(self._state)
         return False
 
 
@@ -85,8 +107,9 @@ class Windows:
     at 4 bytes (unicorn #2074) and at unaligned addresses, and does not keep pc up to date.
     """
 
-    # Unmapping costs time by the page (15 to 150 ns each), so windows are small until there are many.
-    _SMALL, _LARGE, _MANY = 1 << 16, 1 << 24, 64
+    # A page, so that what is next to a device stays the user's to map and to hook, until there are many:
+    # then a guest sweeps its address space. Unmapping costs time by the page (15 to 150 ns each).
+    _SMALL, _LARGE, _MANY = 1 << 12, 1 << 24, 64
 
     def __init__(
         self,
@@ -101,13 +124,14 @@ class Windows:
     def open(self, gpa: int) -> bool:
         """Cover the hole around ``gpa``; False where there is none any more."""
         step = self._SMALL if len(self._open) < self._MANY else self._LARGE
-        taken = [(start, start + size - 1) for start, size in self._open]
-        for first, last in self._memory.holes(taken):
+        self._memory.refresh()
+        for first, last in self._memory.holes(self._memory.windows):
             if first <= gpa <= last:
                 start = max(first, gpa & -step)
                 size = min(last, gpa | (step - 1)) - start + 1
                 self._uc.mmio_map(start, size, self._on_read, start, self._on_write, start)
                 self._open.append((start, size))
+                self._memory.windows.add((start, start + size - 1))
                 return True
         return False
 
@@ -121,6 +145,7 @@ class Windows:
         context = self._uc.context_save()
         while self._open:
             start, size = self._open.pop()
+            self._memory.windows.discard((start, start + size - 1))
             try:
                 self._uc.mem_unmap(start, size)
             except UcError:
