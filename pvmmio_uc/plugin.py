@@ -16,9 +16,11 @@ from .assist import AssistPath
 from .coalesced import CoalescedEntry
 from .device import ByteOrder, Device, DeviceRegion
 from .errors import AccessRefused, PvMmioError, RegistrationError
-from .eventfd import EventFd, EventFdContext
+from .eventfd import EventFd
 from .exits import ExitLog, Reason, Steps, UserspaceExit
-from .hypercall.attach import CallTrap, make_convention
+from .guard import GuardedPorts, guarded
+from .hypercall.attach import CallTrap, in_order, make_convention
+from .hypercall.connections import Connections
 from .hypercall.convention import Convention
 from .hypercall.engine import EngineCpu
 from .hypercall.path import HypercallPath
@@ -35,7 +37,6 @@ __all__ = ["Decode", "PvMmio"]
 
 Decode = Literal["software", "assist"]
 UserspaceCallback = Callable[[UserspaceExit], "int | bytes | None"]
-_Answer = TypeVar("_Answer")
 _Callback = TypeVar("_Callback", bound=UserspaceCallback)
 
 
@@ -80,7 +81,7 @@ class PvMmio:
         self.exits = ExitLog(exit_limit)
         self._callback: UserspaceCallback | None = None
         self._regions: list[DeviceRegion] = []
-        self._connections: dict[int, EventFdContext] = {}
+        self._connections = Connections()
         self._memory = GuestMemory(uc)
         self._wire()
         self._attach()
@@ -105,20 +106,22 @@ class PvMmio:
         self._ports = PortPath(self.vm, self.exits, self._userspace)
         self._port_hooks: list[Any] = []
         cpu = EngineCpu(self.uc, self.arch, self._memory)
-        path = HypercallPath(self.vm, self._memory, cpu, self.exits, self._call_userspace, self._connections)
+        path = HypercallPath(
+            self.vm, self._memory, cpu, self.exits, self._call_userspace, self._connections.contexts
+        )
         self._calls = CallTrap(
             self.uc,
             self.arch,
             self._memory,
             path,
-            lambda call, default: _guarded(self._loop, call, default),
-            self._loop.fail,
+            lambda call, default: guarded(self._loop, call, default),
+            self._loop,
         )
 
     def _attach(self) -> None:
         self._loop.attach()
         self._trap.refresh()
-        self._port_hooks = self.arch.install_ports(self._memory.read, _GuardedPorts(self._ports, self._loop))
+        self._port_hooks = self.arch.install_ports(self._memory.read, GuardedPorts(self._ports, self._loop))
         self._attached = True
         for watcher in on_attach:
             watcher(self)
@@ -139,6 +142,7 @@ class PvMmio:
             self.uc.hook_del(hook)
         self._port_hooks.clear()
         self._calls.remove()
+        self._connections.close()
         self.vm.close()
 
     def __enter__(self) -> PvMmio:
@@ -231,20 +235,30 @@ class PvMmio:
     def hypercalls(self, *conventions: str | Convention, offered: bool = True) -> list[Convention]:
         """Answer hypercalls by these conventions from now on; without arguments, by none.
 
-        A name is a convention with its defaults for this architecture and stage 2: ``kvm``; or give
-        one made by hand. With ``offered`` False the PV MMIO calls are withdrawn: the convention
-        answers as a host that never heard of them. May be called again between runs. Returns the
-        conventions in use. ValueError for a name that the architecture does not have.
+        A name is a convention with its defaults for this architecture and stage 2: ``kvm``; ``hyperv``
+        on x86 and arm64; ``tdx``, ``ghcb`` on x86; ``papr`` on ppc; or give one made by hand. With
+        ``offered`` False the PV MMIO calls are withdrawn: the convention answers as a host that never
+        heard of them. May be called again between runs. Returns the conventions in use. ValueError for
+        a name that the architecture does not have.
         """
         self._check_attached()
         made = [
-            make_convention(one, self.arch, self.stage2) if isinstance(one, str) else one
+            make_convention(one, self.arch, self.stage2, self._memory) if isinstance(one, str) else one
             for one in conventions
         ]
         for convention in made:
             convention.offered = offered
-        self._calls.enable(made)
+        self._calls.enable(in_order(made))
         return made
+
+    def hyperv_eventfd(self, eventfd: EventFd | int, connection: int) -> Registration:
+        """KVM_HYPERV_EVENTFD: HvCallSignalEvent for ``connection`` (24 bits) signals ``eventfd``.
+
+        Raises RegistrationError: EINVAL, EEXIST, EBADF as KVM does.
+        """
+        self._check_attached()
+        self._connections.assign(connection, eventfd)
+        return Registration(f"connection {connection:#x}", lambda: self._connections.deassign(connection))
 
     def on_userspace(self, callback: _Callback) -> _Callback:
         """Call ``callback(exit)`` for what nobody claims: KVM_EXIT_MMIO and KVM_EXIT_IO.
@@ -305,12 +319,12 @@ class PvMmio:
         return self.decode == "assist" and not fault.fetch and self._windows.open(fault.gpa)
 
     def _assisted_read(self, gpa: int, size: int) -> int:
-        value = _guarded(self._loop, lambda: self._assist.read(gpa, size), 0)
+        value = guarded(self._loop, lambda: self._assist.read(gpa, size), 0)
         self._loop.access_done()
         return value
 
     def _assisted_write(self, gpa: int, size: int, value: int) -> None:
-        _guarded(self._loop, lambda: self._assist.write(gpa, size, value), None)
+        guarded(self._loop, lambda: self._assist.write(gpa, size, value), None)
         self._loop.access_done()
 
     def _remove_device(self, region: DeviceRegion) -> None:
@@ -326,34 +340,6 @@ class PvMmio:
         return (
             f"<PvMmio {self.arch.name} {self.stage2}, {self.decode}, {self.profile}, {state}: {self.exits!r}>"
         )
-
-
-class _GuardedPorts:
-    """A `PortHandler` whose exceptions end the run instead of the callback."""
-
-    def __init__(self, ports: PortPath, loop: RunLoop) -> None:
-        self._ports, self._loop = ports, loop
-
-    def port_write(self, port: int, data: bytes, pc: int, steps: Steps) -> None:
-        _guarded(self._loop, lambda: self._ports.port_write(port, data, pc, steps), None)
-
-    def port_read(self, port: int, size: int, count: int, pc: int, steps: Steps) -> bytes:
-        zeroes = bytes(size * count)
-        return _guarded(self._loop, lambda: self._ports.port_read(port, size, count, pc, steps), zeroes)
-
-
-def _guarded(loop: RunLoop, call: Callable[[], _Answer], default: _Answer) -> _Answer:
-    """Call, unless the run has failed already; keep what it raises for the caller of ``emu_start``.
-
-    The binding would print it, hide it behind a UcError or hand garbage to the guest (unicorn #1386, #1987).
-    """
-    if loop.failed:
-        return default
-    try:
-        return call()
-    except BaseException as error:  # the engine's C frames are above: nothing may pass through them
-        loop.fail(error)
-        return default
 
 
 def _one_of(what: str, word: str, words: Sequence[str]) -> str:

@@ -5,15 +5,19 @@ Attaching replaces ``emu_start`` and ``emu_stop`` of this one `Uc` object; other
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
 
 from unicorn import Uc, UcError
 from unicorn.unicorn_const import (
     UC_ERR_FETCH_PROT,
     UC_ERR_FETCH_UNMAPPED,
+    UC_ERR_MAP,
     UC_ERR_READ_UNMAPPED,
     UC_ERR_WRITE_PROT,
     UC_ERR_WRITE_UNMAPPED,
@@ -36,6 +40,7 @@ _MEMORY_ERRORS = frozenset(
     }
 )
 _INSIST_TIMES, _INSIST_SECONDS = 100, 0.001
+_BINDING = Uc.emu_start.__code__.co_filename
 
 
 @dataclass(slots=True)
@@ -43,13 +48,15 @@ class _Run:
     """One ``emu_start`` of the user's.
 
     ``inside`` while the engine has the guest, not its exit; ``in_access`` once it ends at an access
-    that the engine's callbacks have answered; ``deadline`` on the clock of time.monotonic.
+    that the engine's callbacks have answered; ``restart`` where it ended only to go on with other hooks;
+    ``deadline`` on the clock of time.monotonic.
     """
 
     deadline: float | None
     thread: int = field(default_factory=threading.get_ident)
     inside: bool = False
     in_access: bool = False
+    restart: bool = False
     stopped: bool = False
     raised: BaseException | None = None
 
@@ -81,6 +88,8 @@ class RunLoop:
         self._uc, self._arch, self._trap = uc, arch, trap
         self._handle, self._interrupted, self._ended = handle, interrupted, ended
         self._run: _Run | None = None
+        self.prepare: Callable[[int], None] | None = None
+        """Called with the address before the engine starts there: a last chance to add hooks."""
 
     def attach(self) -> None:
         """Put the loop in front of the engine. PvMmioError where another one is there already."""
@@ -113,6 +122,7 @@ class RunLoop:
         # A run inside the callback of an exit: the engine is free, and would lose the outer run's pc.
         pc = self._arch.pc() if outer is not None and not outer.inside else None
         self._run = run = _Run(time.monotonic() + timeout / 1e6 if timeout else None)
+        handler = self._catch_interrupts() if outer is None else None
         try:
             self._trap.refresh()
             if count > 1:
@@ -123,6 +133,8 @@ class RunLoop:
             self._run = outer
             if pc is not None:
                 self._arch.set_pc(pc)
+            if handler is not None:
+                signal.signal(signal.SIGINT, handler)
             if outer is None:
                 self._ended()
 
@@ -134,6 +146,12 @@ class RunLoop:
         self._native_stop()
         if run is not None and run.thread != threading.get_ident():
             self._insist(run)
+
+    def restart(self) -> None:
+        """From a callback: leave the engine before the next block, `prepare`, and go on."""
+        if self._run is not None:
+            self._run.restart = True
+            self._native_stop()
 
     def fail(self, error: BaseException) -> None:
         """An exception in a callback: end the run, and let it reach the caller of ``emu_start``."""
@@ -157,21 +175,24 @@ class RunLoop:
             fault = self._native(run, begin, until, count)
             if run.raised is not None:
                 raise run.raised
-            if fault is None:
-                if run.in_access:
-                    self._interrupted()
-                return
-            self._handle(fault)
-            if run.stopped or run.late or count:
+            if fault is not None:
+                self._handle(fault)
+            elif run.in_access:
+                self._interrupted()
+            again = run.restart if fault is None else not count
+            run.restart = False
+            if run.stopped or run.late or not again:
                 return
             begin = self._arch.start_address()
 
     def _native(self, run: _Run, begin: int, until: int, count: int) -> Fault | None:
         """One stretch of the engine; the fault that ended it, if one did."""
-        self._trap.fault = None
+        self._trap.fault, self._trap.retried = None, False
+        if self.prepare is not None:
+            self.prepare(begin)
         run.inside = True
         try:
-            if not run.stopped:
+            if not run.stopped and run.raised is None:
                 self._native_start(begin, until, run.time_left(), count)
         except UcError as error:
             # The binding lets UcError hide what a hook of the user's raised (unicorn #1386).
@@ -183,12 +204,30 @@ class RunLoop:
                 return fault
             if run.raised is not None:
                 return None
-            if self._trap.refresh():  # RAM was unmapped under way: there are hooks on it now
+            # RAM was unmapped under way: there are hooks on it now. Or the engine does not look again at
+            # the last page of its virtual address space after a hook has mapped it (not reported upstream).
+            if self._trap.refresh() or (self._trap.retried and error.errno == UC_ERR_MAP):
                 return self._native(run, self._arch.start_address(), until, count)
             raise
         finally:
             run.inside = False
         return None
+
+    def _catch_interrupts(self) -> Any:
+        """Handle Ctrl-C in the main thread, unless the user handles it; the handler to put back, or None."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        handler = signal.getsignal(signal.SIGINT)
+        ours = isinstance(getattr(handler, "__self__", None), RunLoop)  # another engine's, which calls this
+        if handler is not signal.default_int_handler and not ours:
+            return None
+        return signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C. It mostly comes as the engine enters a callback, where the binding would drop it."""
+        if self._run is None or frame is None or frame.f_code.co_filename != _BINDING:
+            signal.default_int_handler(number, frame)
+        self.fail(KeyboardInterrupt())
 
     def _insist(self, run: _Run) -> None:
         """The engine loses a stop that meets it on its way in: ask another thread's again until it is out.

@@ -32,7 +32,7 @@ from .paging import ReadPhysical, Walk
 
 PAGE_SIZE = 4096
 
-__all__ = ["Arch", "CallHandler", "Fault", "Fetched", "LoadStore", "PortHandler", "fetch"]
+__all__ = ["Arch", "CallHandler", "Fault", "Fetched", "LoadStore", "MsrHooks", "PortHandler", "fetch"]
 
 
 class Fetched(NamedTuple):
@@ -104,6 +104,15 @@ class CallHandler(Protocol):
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int] | None:
         """What the hypervisor says at a leaf, None for the processor's own."""
 
+    def read_msr(self, index: int) -> int | None:
+        """What the hypervisor says of a model-specific register, None for the processor's own."""
+
+    def write_msr(self, index: int, value: int) -> bool:
+        """Whether the hypervisor has taken the write, or arranged for the exception that it gets."""
+
+    def restart(self) -> None:
+        """Leave the engine before the next block, and go on."""
+
     def advance(self, length: int) -> None:
         """Move pc."""
 
@@ -112,6 +121,19 @@ class CallHandler(Protocol):
 
     def fail(self, error: BaseException) -> None:
         """End the run with this error."""
+
+
+class MsrHooks(Protocol):
+    """Hooks that follow the guest's code."""
+
+    def prepare(self, begin: int) -> None:
+        """Before the engine starts at ``begin``."""
+
+    def forget(self) -> None:
+        """The guest's code may have changed."""
+
+    def remove(self) -> None:
+        """Take them out of the engine."""
 
 
 class Arch(Protocol):
@@ -163,6 +185,9 @@ class Arch(Protocol):
 
     def install_calls(self, read: ReadPhysical, handler: CallHandler) -> list[Any]:
         """Hook hypercall instructions (and cpuid); the hook handles."""
+
+    def install_msrs(self, read: ReadPhysical, handler: CallHandler) -> MsrHooks | None:
+        """Hook model-specific registers; None where there are none."""
 
     def register(self, name: str) -> int:
         """The engine's number of a register by its manual name. ValueError where there is none."""

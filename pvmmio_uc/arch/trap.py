@@ -27,6 +27,7 @@ from unicorn.unicorn_const import (
 
 from ..memory import GuestMemory, Slot
 from .base import Fault
+from .rewind import Rewind
 
 __all__ = ["MemoryTrap", "Windows"]
 
@@ -42,15 +43,16 @@ _FETCHES = (UC_MEM_FETCH_UNMAPPED, UC_MEM_FETCH_PROT)
 class MemoryTrap:
     """Hooks on the holes (and on writes to read-only slots); `fault` is the last that ended a run.
 
-    ``in_place`` may take a fault and return True: the engine then retries the access.
+    ``in_place`` may take a fault and return True: the engine then retries the access, and `retried` is set.
     """
 
     def __init__(self, uc: Uc, memory: GuestMemory, in_place: Callable[[Fault], bool]) -> None:
         self._uc, self._memory, self._in_place = uc, memory, in_place
         self._hooks: list[Any] = []
         self._hooked: tuple[Slot, ...] | None = None
-        self._state = uc.context_save()
+        self._rewind = Rewind(uc)
         self.fault: Fault | None = None
+        self.retried = False
 
     def refresh(self) -> bool:
         """Move the hooks to where the holes are now; True where anything changed."""
@@ -73,14 +75,10 @@ class MemoryTrap:
         self._hooked = None
 
     def take(self) -> Fault | None:
-        """The fault that ended the run, once; the CPU is where it was then.
-
-        A store inside one of the engine's helpers (stmw, dc zva, fxsave) does not end the run before the
-        translation block does: what has been executed in the meantime is taken back, but for memory.
-        """
+        """The fault that ended the run, once; the CPU is at the instruction."""
         fault, self.fault = self.fault, None
         if fault is not None and fault.write:
-            self._uc.context_restore(self._state)
+            self._rewind.go_back()
         return fault
 
     def _trap(self, uc: Uc, access: int, gpa: int, size: int, value: int, user_data: object) -> bool:
@@ -93,10 +91,11 @@ class MemoryTrap:
         fetch = access in _FETCHES
         fault = Fault(gpa, size, not fetch and access != UC_MEM_READ_UNMAPPED, fetch)
         if self._in_place(fault):
+            self.retried = True
             return True
         self.fault = fault
         if fault.write:
-            uc.context_update(self._state)
+            self._rewind.mark()
         return False
 
 

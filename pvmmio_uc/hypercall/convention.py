@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .cpu import Call, Cpu, Outcome
 from .operations import Operations
 
-__all__ = ["Convention"]
+__all__ = ["Convention", "MsrOwner"]
 
 
 class Convention(Protocol):
@@ -33,3 +33,14 @@ class Convention(Protocol):
 
     def handle(self, cpu: Cpu, call: Call, operations: Operations) -> Outcome:
         """Answer the call at pc."""
+
+
+@runtime_checkable
+class MsrOwner(Protocol):
+    """A convention that has model-specific registers of its own (x86)."""
+
+    def read_msr(self, index: int) -> int | None:
+        """One of its own, None for another."""
+
+    def write_msr(self, index: int, value: int) -> bool:
+        """Take a write to one of its own; False for another. MsrFault where the guest gets #GP(0)."""

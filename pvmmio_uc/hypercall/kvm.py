@@ -245,7 +245,7 @@ class KvmPpc:
     STATUS: ClassVar[dict[Refusal, int]] = {Refusal.UNCLAIMED: ENODEV, Refusal.LIST_UNREADABLE: EFAULT}
 
     def __init__(self, *, magic: bool = False, order: Callable[[], ByteOrder] = lambda: "big") -> None:
-        self._magic, self._order = magic, order
+        self.magic, self._order = magic, order
         self.offered = True
 
     def applies(self, cpu: Cpu, call: Call) -> bool:
@@ -261,7 +261,7 @@ class KvmPpc:
 
     def handle(self, cpu: Cpu, call: Call, operations: Operations) -> Outcome:
         """One call; r3 is the status, r4 (and r5 in 32-bit mode) the result, r4 always written."""
-        if self._magic:
+        if self.magic:
             if cpu.user_mode or cpu.get("r0") & U32 != self.MAGIC:
                 return Outcome.SYSCALL
         elif call.immediate != 1:

@@ -6,7 +6,7 @@ convention into its own status.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -66,12 +66,14 @@ class Rules:
     """What a convention checks and which buses it asks.
 
     ``aligned``: the address must be a multiple of the size. ``not_memory``: an address in RAM is
-    refused. ``fast``: a write asks the address-only bus first.
+    refused. ``fast``: a write asks the address-only bus first. ``user_memory``: what no bus takes is
+    RAM's before it is user space's, whose address space has the guest's memory in it.
     """
 
     aligned: bool
     not_memory: bool
     fast: bool
+    user_memory: bool = False
 
 
 PVMMIO_RULES = Rules(aligned=True, not_memory=True, fast=True)
@@ -89,7 +91,7 @@ class Element:
 
 
 Nobody = Callable[[bool, int, bytes], "bytes | None"]
-"""``(write, gpa, data)``: user space takes it and gives a read's bytes, or None: unclaimed."""
+"""``(write, gpa or port, data)``: user space takes it and gives a read's bytes, or None: unclaimed."""
 
 
 class Operations:
@@ -100,10 +102,11 @@ class Operations:
         vm: Vm,
         memory: Memory,
         userspace: Nobody,
-        connections: dict[int, EventFdContext],
+        connections: Mapping[int, EventFdContext],
         steps: Steps,
+        ports: Nobody = lambda write, port, data: None,
     ) -> None:
-        self._vm, self._memory, self._userspace = vm, memory, userspace
+        self._vm, self._memory, self._userspace, self._ports = vm, memory, userspace, ports
         self._connections = connections
         self.steps = steps
         self.accesses: list[Access] = []
@@ -114,16 +117,7 @@ class Operations:
         Refused where a check fails, or where nobody answers.
         """
         self._check(gpa, size, rules)
-        claimed = True
-
-        def userspace(write: bool, address: int, ones: bytes) -> bytes:
-            nonlocal claimed
-            data = self._userspace(write, address, ones)
-            claimed = data is not None
-            return ones if data is None else data
-
-        data, accesses = self._vm.read([(gpa, size)], _NO_MEMORY, self.steps, userspace)
-        self.accesses += accesses
+        data, claimed = self._read(gpa, size, rules.user_memory)
         if not claimed:
             raise Refused(Refusal.UNCLAIMED)
         return int.from_bytes(data, order)
@@ -136,17 +130,39 @@ class Operations:
         data = (value & ((1 << (8 * size)) - 1)).to_bytes(size, order)
         if rules.fast and self._vm.fast_write(gpa, self.steps):
             self.accesses.append(Access(True, gpa, size, data, Route.FAST))
-            return
-        claimed = True
-
-        def userspace(write: bool, address: int, piece: bytes) -> bytes:
-            nonlocal claimed
-            claimed = self._userspace(write, address, piece) is not None
-            return piece
-
-        self.accesses += self._vm.write([(gpa, data)], _NO_MEMORY, self.steps, userspace)
-        if not claimed:
+        elif not self._write(gpa, data, rules.user_memory):
             raise Refused(Refusal.UNCLAIMED)
+
+    def read_bytes(self, gpa: int, size: int) -> bytes:
+        """``size`` bytes, any number, 8 at a time; ones where nobody answers. Refused(RANGE) past 2^64."""
+        if gpa + size > _U64:
+            raise Refused(Refusal.RANGE)
+        return self._read(gpa, size, user_memory=False)[0]
+
+    def write_bytes(self, gpa: int, data: bytes) -> None:
+        """Write them likewise; what nobody takes is dropped."""
+        if gpa + len(data) > _U64:
+            raise Refused(Refusal.RANGE)
+        self._write(gpa, data, user_memory=False)
+
+    def port_read(self, port: int, size: int) -> int:
+        """The value of ``size`` bytes (1, 2, 4) from ``port``; ones where nobody answers."""
+        access = self._vm.port_read(port, size, self.steps)
+        if access is None:
+            ones = b"\xff" * size
+            data = self._ports(False, port, ones)
+            access = Access(False, port, size, ones if data is None else data, Route.USERSPACE)
+        self.accesses.append(access)
+        return int.from_bytes(access.data, "little")
+
+    def port_write(self, port: int, size: int, value: int) -> None:
+        """Output the lower ``size`` bytes of ``value``; what nobody takes is dropped."""
+        data = (value & ((1 << (8 * size)) - 1)).to_bytes(size, "little")
+        access = self._vm.port_write(port, data, self.steps)
+        if access is None:
+            self._ports(True, port, data)
+            access = Access(True, port, size, data, Route.USERSPACE)
+        self.accesses.append(access)
 
     def write_list(self, gpa: int, count: int, start: int, order: ByteOrder = "little") -> int:
         """Do the elements ``start`` to ``count`` of the list at ``gpa``; the index behind the last one done.
@@ -171,6 +187,35 @@ class Operations:
         context.signal()
         self.steps.signals += 1
         self.accesses.append(Access(True, connection, 0, b"", Route.IOEVENTFD))
+
+    def _read(self, gpa: int, size: int, user_memory: bool) -> tuple[bytes, bool]:
+        """The bytes, and whether all of them have been claimed."""
+        claimed = True
+
+        def userspace(write: bool, address: int, ones: bytes) -> bytes:
+            nonlocal claimed
+            data = self._memory.read(address, len(ones)) if user_memory else None
+            if data is None:
+                data = self._userspace(write, address, ones)
+            claimed = claimed and data is not None
+            return ones if data is None else data
+
+        data, accesses = self._vm.read([(gpa, size)], _NO_MEMORY, self.steps, userspace)
+        self.accesses += accesses
+        return data, claimed
+
+    def _write(self, gpa: int, data: bytes, user_memory: bool) -> bool:
+        """Whether all of it has been claimed."""
+        claimed = True
+
+        def userspace(write: bool, address: int, piece: bytes) -> bytes:
+            nonlocal claimed
+            if not (user_memory and self._memory.write(address, piece)):
+                claimed = self._userspace(write, address, piece) is not None and claimed
+            return piece
+
+        self.accesses += self._vm.write([(gpa, data)], _NO_MEMORY, self.steps, userspace)
+        return claimed
 
     def _write_element(self, element: Element, index: int) -> None:
         if element.flags:

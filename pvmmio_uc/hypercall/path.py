@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import GuestException
 from ..eventfd import EventFdContext
@@ -28,7 +28,7 @@ class HypercallPath:
         cpu: Cpu,
         log: ExitLog,
         userspace: HypercallUserspace,
-        connections: dict[int, EventFdContext],
+        connections: Mapping[int, EventFdContext],
     ) -> None:
         self._vm, self._memory, self._cpu, self._log = vm, memory, cpu, log
         self._userspace, self._connections = userspace, connections

@@ -7,7 +7,7 @@ from typing import Any
 from unicorn import Uc
 
 from ...device import ByteOrder
-from ..base import CallHandler, LoadStore, PortHandler, fetch
+from ..base import CallHandler, LoadStore, MsrHooks, PortHandler, fetch
 from ..paging import ReadPhysical, Walk
 from . import calls, decode, paging, trap
 from .registers import Registers, register
@@ -79,6 +79,10 @@ class Arm64:
     def install_calls(self, read: ReadPhysical, handler: CallHandler) -> list[Any]:
         """Hook hvc and smc."""
         return calls.install_calls(self._uc, lambda: fetch(self, read), handler)
+
+    def install_msrs(self, read: ReadPhysical, handler: CallHandler) -> MsrHooks | None:
+        """None: the hypervisor interfaces of arm64 need none."""
+        return None
 
     def register(self, name: str) -> int:
         """``x0``, ``w0``, ``sp``."""

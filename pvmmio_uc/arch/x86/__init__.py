@@ -7,9 +7,9 @@ from typing import Any
 from unicorn import Uc
 
 from ...device import ByteOrder
-from ..base import CallHandler, LoadStore, PortHandler, fetch
+from ..base import CallHandler, LoadStore, MsrHooks, PortHandler, fetch
 from ..paging import ReadPhysical, Walk
-from . import calls, decode, paging, trap
+from . import calls, decode, msr, paging, trap
 from .registers import Registers, register
 
 __all__ = ["X86"]
@@ -87,6 +87,17 @@ class X86:
     def install_calls(self, read: ReadPhysical, handler: CallHandler) -> list[Any]:
         """Hook vmcall, vmmcall, tdcall, vmgexit and cpuid."""
         return calls.install_calls(self._uc, lambda: fetch(self, read), self.register, handler)
+
+    def install_msrs(self, read: ReadPhysical, handler: CallHandler) -> MsrHooks | None:
+        """Hook rdmsr and wrmsr."""
+        return msr.MsrTrap(
+            self._uc,
+            lambda gva: self.walk(read, gva, fetch=True),
+            read,
+            self.register,
+            self._registers.cpl,
+            handler,
+        )
 
     def register(self, name: str) -> int:
         """``rax``, ``cs``, ``xmm0``; on an engine of 16 or 32 bits ``rax`` is EAX."""
