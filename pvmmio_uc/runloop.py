@@ -90,6 +90,8 @@ class RunLoop:
         self._run: _Run | None = None
         self.prepare: Callable[[int], None] | None = None
         """Called with the address before the engine starts there: a last chance to add hooks."""
+        self.starting: Callable[[], None] | None = None
+        """Called when the user starts the guest, whose code may have changed since."""
 
     def attach(self) -> None:
         """Put the loop in front of the engine. PvMmioError where another one is there already."""
@@ -125,6 +127,8 @@ class RunLoop:
         handler = self._catch_interrupts() if outer is None else None
         try:
             self._trap.refresh()
+            if self.starting is not None:
+                self.starting()
             if count > 1:
                 self._start_counted(run, begin, until, count)
             else:

@@ -86,7 +86,9 @@ _COLUMNS = (
     *_STEP_COLUMNS,
     _Column("ns/ring", lambda row: f"{row.ns:,.0f}"),
     _Column("stub", lambda row: f"{row.stub_instructions} insn, {row.stub_bytes} B", 4),
-    _Column("driver changes", lambda row: row.cell.route.driver_changes, 5, False),
+    _Column("find", lambda row: str(row.discovery), 6),
+    _Column("old driver", lambda row: "yes" if row.cell.route.unmodified else "no", 5, False),
+    _Column("Windows", lambda row: "yes" if row.cell.route.windows else "no", 7, False),
     _Column("in Linux", lambda row: "yes" if row.cell.in_linux else "no", 3, False),
 )
 

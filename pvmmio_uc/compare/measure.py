@@ -10,15 +10,19 @@ from ..arch.layout import StubWords
 from ..assembler import assemble
 from ..eventfd import EventFd
 from ..exits import Steps
+from ..hypercall.operations import MOST_ELEMENTS
 from ..machine import Machine
-from .routes import Cell, doorbell_of
+from .routes import Cell, Doorbell, doorbell_of
 
 __all__ = ["Row", "measure"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a cell did: ``ns`` is host time per ring of this run, loop and all, in nanoseconds."""
+    """What a cell did: ``ns`` is host time per ring of this run, loop and all, in nanoseconds.
+
+    ``discovery`` is how many exits a guest takes, once, to find out that the interface is there.
+    """
 
     cell: Cell
     rings: int
@@ -28,6 +32,7 @@ class Row:
     ns: float
     stub_instructions: int
     stub_bytes: int
+    discovery: int = 0
 
     @property
     def ok(self) -> bool:
@@ -51,29 +56,56 @@ class Row:
             "host_ns_per_ring": round(self.ns, 1),
             "stub_instructions": self.stub_instructions,
             "stub_bytes": self.stub_bytes,
-            "driver_changes": cell.route.driver_changes,
+            "discovery_exits": self.discovery,
+            "exits_per_170": round(self.exits * MOST_ELEMENTS / self.rings, 2),
+            "unmodified_driver": cell.route.unmodified,
+            "windows_guest": cell.route.windows,
         }
 
 
 def measure(cell: Cell, rings: int) -> Row:
-    """Run ``rings`` doorbell rings of this cell in a fresh guest with paging on."""
-    options = {"stage2": cell.stage2, "decode": cell.decode or "software"}
-    with (
-        Machine(cell.arch, paging=True, profile=cell.route.profile, exit_limit=0, **options) as machine,  # type: ignore[arg-type]
-        EventFd(blocking=False) as eventfd,
-    ):
+    """Run ``rings`` doorbell rings of this cell in a fresh guest, with paging on where the engine has it."""
+    with _machine(cell) as machine, EventFd(blocking=False) as eventfd:
         bell = doorbell_of(machine, cell.route)
         cell.route.register(machine.pv, eventfd, bell)
-        make = machine.port_doorbell if cell.route.pio else machine.doorbell
-        stub = make(bell.address, size=bell.size, value=bell.value, count=rings)
+        stub, discovery = _stub(machine, cell, bell, eventfd, rings)
         start, end = machine.load(stub.text)
+        log = machine.pv.exits
+        log.clear()
         began = time.perf_counter_ns()
         machine.uc.emu_start(start, end)
         elapsed = time.perf_counter_ns() - began
         signals = eventfd.read() if eventfd.count else 0
         instructions, size = _ring_size(machine, stub)
-        log = machine.pv.exits
-        return Row(cell, rings, signals, log.total, log.steps, elapsed / rings, instructions, size)
+        return Row(cell, rings, signals, log.total, log.steps, elapsed / rings, instructions, size, discovery)
+
+
+def _machine(cell: Cell) -> Machine:
+    call = cell.route.call
+    bits = call.bits if call is not None else None
+    return Machine(
+        cell.arch,
+        bits=bits,
+        paging=(cell.arch, bits) != ("ppc", 64),
+        stage2=cell.stage2,
+        decode=cell.decode or "software",
+        profile=cell.route.profile,
+        exit_limit=0,
+    )
+
+
+def _stub(
+    machine: Machine, cell: Cell, bell: Doorbell, eventfd: EventFd, rings: int
+) -> tuple[StubWords, int]:
+    """What the guest runs, and how many exits it took to find the interface."""
+    call = cell.route.call
+    if call is None:
+        make = machine.port_doorbell if cell.route.pio else machine.doorbell
+        return make(bell.address, size=bell.size, value=bell.value, count=rings), 0
+    call.prepare(machine, eventfd, bell.address, bell.size, bell.value)
+    if call.discovery:
+        machine.run(call.discovery)
+    return call.words(machine, bell.address, bell.size, bell.value, rings), machine.pv.exits.total
 
 
 def _ring_size(machine: Machine, stub: StubWords) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from ..exits import UserspaceExit
 from ..machine import Machine
 from ..plugin import Decode, PvMmio
 from ..stage2 import PROFILES
+from .calls import CALLS, CallStub
 
 __all__ = ["ROUTES", "Cell", "Doorbell", "Route", "cells"]
 
@@ -47,7 +48,17 @@ class Route:
     pio: bool
     profile: str
     register: Register
-    driver_changes: str = "no"
+    call: CallStub | None = None
+
+    @property
+    def unmodified(self) -> bool:
+        """Whether a driver that only knows stores and port output can use it."""
+        return self.call is None
+
+    @property
+    def windows(self) -> bool:
+        """Whether a guest that speaks no hypercalls but Hyper-V's can."""
+        return self.call is None or self.call.windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,8 @@ class Cell:
     @property
     def in_linux(self) -> bool:
         """Whether the kernel of today has it."""
+        if self.route.call is not None:
+            return self.route.call.in_linux
         if self.stage2 is None or self.route.profile == "linux":
             return True
         return (self.stage2 in PROFILES["linux"].asks) == (self.route.profile == "everywhere")
@@ -94,16 +107,21 @@ ROUTES = (
     Route("fast bus", "PV MMIO eventfd: the address alone", False, "everywhere", _any_length),
     Route("PIO user space", "no ioeventfd: the VMM signals", True, "linux", _by_hand),
     Route("PIO datamatch", "length and value compared", True, "linux", _port),
+    *(Route(call.name, "hypercall", False, "linux", _any_length, call) for call in CALLS),
 )
 
 
 def cells(arches: tuple[str, ...] | None = None) -> Iterator[Cell]:
-    """Every cell of these architectures (default: all); port I/O knows neither stage 2 nor decode."""
+    """Every cell of these architectures (default: all); ports and hypercalls know no way of decoding."""
     for arch in arches or tuple(ARCHES):
         for route in ROUTES:
             if route.pio:
                 if ARCHES[arch].has_ports:
                     yield Cell(arch, route, None, None)
+                continue
+            if route.call is not None:
+                if route.call.arch == arch:
+                    yield Cell(arch, route, route.call.stage2, None)
                 continue
             for stage2 in ARCHES[arch].stage2_kinds:
                 for decode in DECODES:

@@ -95,7 +95,8 @@ class CallTrap:
             self.remove()
         if any(isinstance(convention, MsrOwner) for convention in conventions) and self._msrs is None:
             self._msrs = self._arch.install_msrs(self._memory.load, self)
-            self._loop.prepare = self._msrs.prepare if self._msrs is not None else None
+            if self._msrs is not None:
+                self._loop.prepare, self._loop.starting = self._msrs.prepare, self._msrs.forget
 
     def remove(self) -> None:
         """Take the hooks out of the engine."""
@@ -104,7 +105,7 @@ class CallTrap:
         self._hooks = []
         if self._msrs is not None:
             self._msrs.remove()
-        self._msrs = self._loop.prepare = None
+        self._msrs = self._loop.prepare = self._loop.starting = None
 
     def call(self, call: Call) -> Outcome:
         """One hypercall instruction."""

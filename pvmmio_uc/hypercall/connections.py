@@ -51,7 +51,8 @@ class Connections:
         if flags & ~_VALID_FLAGS:
             raise RegistrationError(
                 errno.EINVAL,
-                f"flags {flags:#x}: the bits {flags & ~_VALID_FLAGS:#x} are not defined, give 0 or DEASSIGN (1)",
+                f"flags {flags:#x}: the bits {flags & ~_VALID_FLAGS:#x} are not defined, "
+                "give 0 or DEASSIGN (1)",
             )
         if flags & HyperVEventFdFlag.DEASSIGN:
             self.deassign(conn_id)

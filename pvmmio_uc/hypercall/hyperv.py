@@ -243,7 +243,7 @@ class HyperV:
             result = self.on_hyperv_exit(control.raw, parameter, request.output)
             if result is not None:
                 request.operations.accesses.append(Access(True, parameter, 0, b"", Route.USERSPACE))
-                return result & U64
+                return result
         if control.code == SIGNAL_EVENT:
             known = not parameter & _FLAG_NUMBER
             return Status.INVALID_CONNECTION_ID if known else Status.INVALID_PORT_ID

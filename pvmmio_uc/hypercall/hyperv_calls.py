@@ -155,19 +155,9 @@ def lacks_xmm(code: int, layout: Layout, features: HyperVFeatures) -> bool:
     )
 
 
-_STATUS = {
-    Refusal.UNCLAIMED: Status.NOT_FOUND,
-    Refusal.LIST_ALIGNMENT: Status.INVALID_ALIGNMENT,
-    Refusal.LIST_PAGE: Status.INVALID_ALIGNMENT,
-    Refusal.LIST_COUNT: Status.INVALID_HYPERCALL_INPUT,
-    Refusal.LIST_UNREADABLE: Status.INVALID_HYPERCALL_INPUT,
-    Refusal.CONNECTION: Status.INVALID_PORT_ID,
-}
-
-
 def as_status(refusal: Refusal) -> Status:
-    """How this convention says it: 5 for a bad size, address or reserved field."""
-    return _STATUS.get(refusal, Status.INVALID_PARAMETER)
+    """How this convention says it: 0x10 where nobody answers, 5 to a bad size, address or reserved field."""
+    return Status.NOT_FOUND if refusal is Refusal.UNCLAIMED else Status.INVALID_PARAMETER
 
 
 def mmio_read(request: Request) -> int:
@@ -207,7 +197,7 @@ def write_batch(request: Request) -> int:
     try:
         done = request.operations.write_list(at, request.until, control.rep_start)
     except Refused as refused:
-        raise Failed(as_status(refused.refusal), max(refused.done, control.rep_start)) from None
+        raise Failed(as_status(refused.refusal), refused.done) from None
     return request.finish(done)
 
 

@@ -6,7 +6,8 @@
 
 A status is 0 or SMCCC's: -3 (size, alignment, an address in RAM), -4 (nobody claims the address). ``list``
 is the gpa of ``count`` elements of 24 bytes (u64 gpa, u64 value, u32 size, u32 flags 0), 8-byte aligned,
-170 at most, in one page; the result is the index behind the last one done, ``count`` for all.
+170 at most, in one page; the result is the index behind the last one done, ``count`` for all. There is no
+call of its own to signal with: a doorbell is rung by guest_write.
 
 They follow the AAPCS64: arguments in X0, W1, X2, the result in W0; clobbered are X0 to X17, X30 and the
 flags. ``value`` is a number in the device's byte order, which is little-endian.

@@ -7,7 +7,7 @@
 A status is 0 or ePAPR's: 8 (size, alignment, an address in RAM), 7 (nobody claims the address). ``list`` is
 the gpa of ``count`` elements of 24 bytes (u64 gpa, u64 value, u32 size, u32 flags 0, in the guest's byte
 order), 8-byte aligned, 170 at most, in one page; the result is the index behind the last one done,
-``count`` for all.
+``count`` for all. There is no call of its own to signal with: a doorbell is rung by guest_write.
 
 64-bit code follows the ELF ABI (the labels are entry points, without descriptors or TOC): r3, r4, r5. 32-bit
 code follows the System V ABI: a uint64_t is a pair of registers, of which the lower-numbered one has the
@@ -25,7 +25,7 @@ finds in the state block, in the guest's byte order:
 Without the calls, and from when one is answered 12 (unknown number: the host was changed under the guest), an
 access is a plain one at gva = gpa, behind sync, since a call is a full barrier. It has no status of its own,
 but checks as a call does what it can see: 8 for size and alignment, 6 for an address that this code cannot
-reach. 32-bit code makes two accesses of 8 bytes, the lower half first. Write 0 to +0 to look again.
+reach. 8 bytes are two accesses in 32-bit code, the lower half first. Write 0 to +0 to look again.
 """
 
 from __future__ import annotations

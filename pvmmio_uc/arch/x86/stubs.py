@@ -6,7 +6,8 @@
 
 A status is 0 or KVM's: -22 (size, alignment, an address in RAM), -6 (nobody claims the address). ``list``
 is the gpa of ``count`` elements of 24 bytes (u64 gpa, u64 value, u32 size, u32 flags 0), 8-byte aligned,
-170 at most, in one page; the result is the index behind the last one done, ``count`` for all.
+170 at most, in one page; the result is the index behind the last one done, ``count`` for all. There is no
+call of its own to signal with: a doorbell is rung by guest_write.
 
 64-bit code follows the System V ABI: RDI, ESI, RDX; clobbered are RAX, RCX, RDX, RSI, RDI, R8 to R11 and the
 flags. 32- and 16-bit code follows cdecl, and 16-bit code as GCC's ``-m16`` has it: arguments in 32-bit slots
@@ -20,9 +21,9 @@ The first call looks for the interface (CPUID.1:ECX[31], KVM's signature at 0x40
     +4  u32  not used on x86; elsewhere the boot code says here that there is a hypervisor
 
 Without the calls, and from when one is answered -1000 (unknown number: the host was changed under the guest),
-an access is a plain one at gva = gpa. It has no status of its own, but checks as a call does what
-it can see: -22 for size and alignment, -14 for an address that this code cannot reach. Code of 32 and 16
-bits makes two accesses of 8 bytes, the lower half first. Write 0 to the state block to look again.
+an access is a plain one at gva = gpa. It has no status of its own, but checks as a call does what it can
+see: -22 for size and alignment, -14 for an address that this code cannot reach. 8 bytes are two accesses in
+code of 32 and 16 bits, the lower half first. Write 0 to +0 to look again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .machine import VARIANTS
 __all__ = ["CALLS", "CONDUITS", "NOT_LOOKED", "STATE_BYTES", "STORES", "guest_library"]
 
 CONDUITS = ("vmcall", "vmmcall")
-"""The instructions to call with. KVM patches the one that the processor does not have."""
+"""The instructions to call with. KVM patches the one that the processor lacks, in real mode only vmcall."""
 
 NOT_LOOKED, CALLS, STORES = 0, 1, 2
 """What the first word of the state block may hold."""

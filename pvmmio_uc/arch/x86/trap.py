@@ -36,6 +36,8 @@ _REP = frozenset({0xF2, 0xF3})
 _PREFIXES = _REP | {0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0} | set(range(0x40, 0x50))
 _STRING_IN = frozenset({0x6C, 0x6D})
 _STRING_OUT = frozenset({0x6E, 0x6F})
+_ADDRESS_SIZE = 0x67
+_OTHER_SIZE = {16: 32, 32: 16, 64: 32}
 _COUNT = {16: UC_X86_REG_CX, 32: UC_X86_REG_ECX, 64: UC_X86_REG_RCX}
 _DESTINATION = {16: UC_X86_REG_DI, 32: UC_X86_REG_EDI, 64: UC_X86_REG_RDI}
 
@@ -75,10 +77,12 @@ class _Ports:
 
     def _steps(self, insn: Fetched, bits: int, opcodes: frozenset[int]) -> tuple[Steps, int]:
         """The steps of getting here and the elements left: a string form goes through the emulator."""
-        rep, opcode = _opcode(insn.code)
+        prefixes, opcode = _opcode(insn.code)
         if opcode not in opcodes:
             return Steps(exits=1), 1
-        count = int(self._uc.reg_read(_COUNT[bits])) if rep else 1
+        rep = not prefixes.isdisjoint(_REP)
+        address_bits = _OTHER_SIZE[bits] if _ADDRESS_SIZE in prefixes else bits
+        count = int(self._uc.reg_read(_COUNT[address_bits])) if rep else 1
         goes_on = rep and self._last == (insn.pc, count + 1)
         self._last = (insn.pc, count)
         if goes_on:
@@ -94,11 +98,9 @@ class _Ports:
         return max(1, min(in_page, _READ_AHEAD_BYTES // size, count))
 
 
-def _opcode(code: bytes) -> tuple[bool, int]:
-    """Whether a rep prefix is there, and the first byte that is no prefix."""
-    rep = False
-    for byte in code:
+def _opcode(code: bytes) -> tuple[frozenset[int], int]:
+    """The prefixes, and the first byte that is none."""
+    for at, byte in enumerate(code):
         if byte not in _PREFIXES:
-            return rep, byte
-        rep = rep or byte in _REP
-    return rep, -1
+            return frozenset(code[:at]), byte
+    return frozenset(code), -1
