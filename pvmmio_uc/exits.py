@@ -15,13 +15,17 @@ __all__ = ["Access", "Exit", "ExitLog", "Reason", "Route", "Steps", "UserspaceEx
 
 
 class Route(str, Enum):
-    """Where an access ended, cheapest first."""
+    """Where an access ended, cheapest first.
+
+    ``memory`` is a piece that was RAM after all, ``hypervisor`` a call that it answered by itself.
+    """
 
     FAST = "fast"
     IOEVENTFD = "ioeventfd"
     COALESCED = "coalesced"
     DEVICE = "device"
     MEMORY = "memory"
+    HYPERVISOR = "hypervisor"
     USERSPACE = "userspace"
     ERROR = "error"
 

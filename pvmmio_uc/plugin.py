@@ -107,7 +107,13 @@ class PvMmio:
         self._port_hooks: list[Any] = []
         cpu = EngineCpu(self.uc, self.arch, self._memory)
         path = HypercallPath(
-            self.vm, self._memory, cpu, self.exits, self._call_userspace, self._connections.contexts
+            self.vm,
+            self._memory,
+            cpu,
+            self.exits,
+            lambda *access: self._call_userspace(Reason.MMIO, *access),
+            self._connections.contexts,
+            lambda *access: self._call_userspace(Reason.IO, *access),
         )
         self._calls = CallTrap(
             self.uc,
@@ -286,13 +292,15 @@ class PvMmio:
         steps.userspace += 1
         return self._ask(UserspaceExit(Reason.IO, write, port, size, data, pc, "little", count))
 
-    def _call_userspace(self, write: bool, gpa: int, data: bytes, pc: int, steps: Steps) -> bytes | None:
+    def _call_userspace(
+        self, reason: Reason, write: bool, address: int, data: bytes, pc: int, steps: Steps
+    ) -> bytes | None:
         """A hypercall's access: None where there is nobody, or where the callback refuses it."""
         if self._callback is None:
             return None
         steps.userspace += 1
         try:
-            return self._ask(UserspaceExit(Reason.MMIO, write, gpa, len(data), data, pc))
+            return self._ask(UserspaceExit(reason, write, address, len(data), data, pc))
         except AccessRefused:
             return None
 

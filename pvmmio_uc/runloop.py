@@ -39,7 +39,7 @@ _MEMORY_ERRORS = frozenset(
         UC_ERR_FETCH_PROT,
     }
 )
-_INSIST_TIMES, _INSIST_SECONDS = 100, 0.001
+_INSIST_TIMES, _INSIST_SECONDS, _QUIET_SECONDS = 100, 0.001, 0.02
 _BINDING = Uc.emu_start.__code__.co_filename
 
 
@@ -47,14 +47,15 @@ _BINDING = Uc.emu_start.__code__.co_filename
 class _Run:
     """One ``emu_start`` of the user's.
 
-    ``inside`` while the engine has the guest, not its exit; ``in_access`` once it ends at an access
-    that the engine's callbacks have answered; ``restart`` where it ended only to go on with other hooks;
-    ``deadline`` on the clock of time.monotonic.
+    ``inside`` while the engine has the guest, not its exit; ``answered`` is when the engine's callbacks
+    last answered an access, ``in_access`` that the run ends there; ``restart`` where it ended only to go
+    on with other hooks. Times are time.monotonic's.
     """
 
     deadline: float | None
     thread: int = field(default_factory=threading.get_ident)
     inside: bool = False
+    answered: float = 0.0
     in_access: bool = False
     restart: bool = False
     stopped: bool = False
@@ -63,10 +64,6 @@ class _Run:
     @property
     def late(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
-
-    def time_left(self) -> int:
-        """In microseconds, at least 1; 0 where there is no limit."""
-        return 0 if self.deadline is None else max(1, int((self.deadline - time.monotonic()) * 1e6))
 
 
 class RunLoop:
@@ -125,6 +122,7 @@ class RunLoop:
         pc = self._arch.pc() if outer is not None and not outer.inside else None
         self._run = run = _Run(time.monotonic() + timeout / 1e6 if timeout else None)
         handler = self._catch_interrupts() if outer is None else None
+        clock = self._start_clock(run, timeout)
         try:
             self._trap.refresh()
             if self.starting is not None:
@@ -133,12 +131,18 @@ class RunLoop:
                 self._start_counted(run, begin, until, count)
             else:
                 self._loop(run, begin, until, count)
+            if outer is not None and outer.inside and (run.stopped or run.late):
+                # pc was written last, which inside a callback also moves the outer run: not after this.
+                self._native_start(self._arch.start_address(), self._arch.start_address())
         finally:
             self._run = outer
             if pc is not None:
                 self._arch.set_pc(pc)
             if handler is not None:
                 signal.signal(signal.SIGINT, handler)
+            if clock is not None:
+                clock.cancel()
+                clock.join()
             if outer is None:
                 self._ended()
 
@@ -147,9 +151,10 @@ class RunLoop:
         run = self._run
         if run is not None:
             run.stopped = True
+            if run.thread != threading.get_ident():
+                self._stop_from_outside(run)
+                return
         self._native_stop()
-        if run is not None and run.thread != threading.get_ident():
-            self._insist(run)
 
     def restart(self) -> None:
         """From a callback: leave the engine before the next block, `prepare`, and go on."""
@@ -166,11 +171,14 @@ class RunLoop:
     def access_done(self) -> None:
         """The engine's callbacks have answered an access: where the run is to end, let it end here.
 
-        Otherwise another thread's stop, or the engine's own clock, could come between the access and
-        the end of its instruction without anybody knowing that the access is over.
+        Otherwise another thread could end it between the access and the end of its instruction without
+        anybody knowing that the access is over.
         """
         run = self._run
-        if run is not None and (run.stopped or run.raised is not None or run.late):
+        if run is None:
+            return
+        run.answered = time.monotonic()
+        if run.stopped or run.raised is not None or run.late:
             run.in_access = True
             self._native_stop()
 
@@ -197,7 +205,7 @@ class RunLoop:
         run.inside = True
         try:
             if not run.stopped and run.raised is None:
-                self._native_start(begin, until, run.time_left(), count)
+                self._native_start(begin, until, 0, count)
         except UcError as error:
             # The binding lets UcError hide what a hook of the user's raised (unicorn #1386).
             hidden = self._uc._hook_exception
@@ -228,21 +236,39 @@ class RunLoop:
         return signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Ctrl-C. It mostly comes as the engine enters a callback, where the binding would drop it."""
+        """Ctrl-C. It mostly comes as the engine enters a callback, where the binding would drop it.
+
+        So it ends the run in any case, and interrupts what else is going on: a callback that waits.
+        """
+        self.fail(KeyboardInterrupt())
         if self._run is None or frame is None or frame.f_code.co_filename != _BINDING:
             signal.default_int_handler(number, frame)
-        self.fail(KeyboardInterrupt())
 
-    def _insist(self, run: _Run) -> None:
-        """The engine loses a stop that meets it on its way in: ask another thread's again until it is out.
+    def _start_clock(self, run: _Run, timeout: int) -> threading.Timer | None:
+        """Not the engine's, which may stop it in an instruction whose access is over (unicorn #1105),
 
-        Not for ever: a callback may be waiting for that other thread.
+        takes a thread for every stretch between two exits, and now and then never stops it (unicorn #1174).
+        """
+        if not timeout:
+            return None
+        clock = threading.Timer(timeout / 1e6, self._stop_from_outside, (run,))
+        clock.daemon = True
+        clock.start()
+        return clock
+
+    def _stop_from_outside(self, run: _Run) -> None:
+        """Stop the engine from another thread, neither too early nor between an access and its instruction.
+
+        It loses a stop that meets it on its way in: ask again until it is out, but not for ever, since a
+        callback may be waiting for this thread. And while it returns from a callback it would take the
+        stop before the instruction is over: leave that to `access_done` as long as accesses come.
         """
         for _ in range(_INSIST_TIMES):
+            if time.monotonic() - run.answered > _QUIET_SECONDS:
+                self._native_stop()
             time.sleep(_INSIST_SECONDS)
             if not run.inside:
                 return
-            self._native_stop()
 
     def _start_counted(self, run: _Run, begin: int, until: int, count: int) -> None:
         """``count`` spans restarts, and the engine does not tell how far it came: count here."""

@@ -171,7 +171,8 @@ CALLS = (
     ),
     CallStub(
         "call ghcb", "x86", ("ghcb", "kvm"),
-        "mov ecx, 0xc0010130\nmov eax, {block:#x}\nxor edx, edx\nwrmsr\nmov ebx, {block:#x}\nmov r12d, {n:#x}",
+        "mov ecx, 0xc0010130\nmov eax, {block:#x}\nxor edx, edx\nwrmsr\n"
+        "mov ebx, {block:#x}\nmov r12d, {n:#x}",
         "mov eax, 0x80000002\nmov qword ptr [rbx + 0x390], rax\nmov rax, {gpa:#x}\n"
         "mov qword ptr [rbx + 0x398], rax\nmov qword ptr [rbx + 0x3a0], {size}\nlea rax, [rbx + 0x800]\n"
         "mov qword ptr [rbx + 0x3a8], rax\nmov dword ptr [rbx + 0x800], {value}\n"

@@ -110,6 +110,8 @@ class Operations:
         self._connections = connections
         self.steps = steps
         self.accesses: list[Access] = []
+        self.refusal: Refusal | None = None
+        """Why the last operation was not done, for the record of the exit."""
 
     def read(self, gpa: int, size: int, rules: Rules = PVMMIO_RULES, order: ByteOrder = "little") -> int:
         """The value of ``size`` bytes at ``gpa``, a register of byte order ``order``, zero-extended.
@@ -119,7 +121,7 @@ class Operations:
         self._check(gpa, size, rules)
         data, claimed = self._read(gpa, size, rules.user_memory)
         if not claimed:
-            raise Refused(Refusal.UNCLAIMED)
+            raise self._refused(Refusal.UNCLAIMED)
         return int.from_bytes(data, order)
 
     def write(
@@ -131,18 +133,18 @@ class Operations:
         if rules.fast and self._vm.fast_write(gpa, self.steps):
             self.accesses.append(Access(True, gpa, size, data, Route.FAST))
         elif not self._write(gpa, data, rules.user_memory):
-            raise Refused(Refusal.UNCLAIMED)
+            raise self._refused(Refusal.UNCLAIMED)
 
     def read_bytes(self, gpa: int, size: int) -> bytes:
         """``size`` bytes, any number, 8 at a time; ones where nobody answers. Refused(RANGE) past 2^64."""
         if gpa + size > _U64:
-            raise Refused(Refusal.RANGE)
+            raise self._refused(Refusal.RANGE)
         return self._read(gpa, size, user_memory=False)[0]
 
     def write_bytes(self, gpa: int, data: bytes) -> None:
         """Write them likewise; what nobody takes is dropped."""
         if gpa + len(data) > _U64:
-            raise Refused(Refusal.RANGE)
+            raise self._refused(Refusal.RANGE)
         self._write(gpa, data, user_memory=False)
 
     def port_read(self, port: int, size: int) -> int:
@@ -173,7 +175,7 @@ class Operations:
         checked when its turn comes. Refused carries ``done``, the index of the element that failed.
         """
         if count > MOST_ELEMENTS or start > count:
-            raise Refused(Refusal.LIST_COUNT, 0)
+            raise self._refused(Refusal.LIST_COUNT, 0)
         for index, element in enumerate(self._elements(gpa, count, order)):
             if index >= start:
                 self._write_element(element, index)
@@ -183,7 +185,7 @@ class Operations:
         """Signal the eventfd of a connection id; Refused(CONNECTION) where there is none."""
         context = self._connections.get(connection)
         if context is None:
-            raise Refused(Refusal.CONNECTION)
+            raise self._refused(Refusal.CONNECTION)
         context.signal()
         self.steps.signals += 1
         self.accesses.append(Access(True, connection, 0, b"", Route.IOEVENTFD))
@@ -219,34 +221,38 @@ class Operations:
 
     def _write_element(self, element: Element, index: int) -> None:
         if element.flags:
-            raise Refused(Refusal.FLAGS, index)
+            raise self._refused(Refusal.FLAGS, index)
         try:
             self.write(element.gpa, element.size, element.value)
         except Refused as refused:
-            raise Refused(refused.refusal, index) from None
+            raise self._refused(refused.refusal, index) from None
 
     def _elements(self, gpa: int, count: int, order: ByteOrder) -> Iterator[Element]:
         size = count * ELEMENT_BYTES
         if gpa % 8:
-            raise Refused(Refusal.LIST_ALIGNMENT)
+            raise self._refused(Refusal.LIST_ALIGNMENT)
         if not count:
             return iter(())
         if gpa % PAGE_SIZE + size > PAGE_SIZE:
-            raise Refused(Refusal.LIST_PAGE)
+            raise self._refused(Refusal.LIST_PAGE)
         data = self._memory.read(gpa, size)
         if data is None:
-            raise Refused(Refusal.LIST_UNREADABLE)
+            raise self._refused(Refusal.LIST_UNREADABLE)
         return iter([_element(data[at : at + ELEMENT_BYTES], order) for at in range(0, size, ELEMENT_BYTES)])
+
+    def _refused(self, refusal: Refusal, done: int = 0) -> Refused:
+        self.refusal = refusal
+        return Refused(refusal, done)
 
     def _check(self, gpa: int, size: int, rules: Rules) -> None:
         if size not in _SIZES:
-            raise Refused(Refusal.SIZE)
+            raise self._refused(Refusal.SIZE)
         if rules.aligned and gpa % size:
-            raise Refused(Refusal.ALIGNMENT)
+            raise self._refused(Refusal.ALIGNMENT)
         if gpa + size > _U64:
-            raise Refused(Refusal.RANGE)
+            raise self._refused(Refusal.RANGE)
         if rules.not_memory and self._memory.read(gpa, size) is not None:
-            raise Refused(Refusal.MEMORY)
+            raise self._refused(Refusal.MEMORY)
 
 
 class _NoMemory:

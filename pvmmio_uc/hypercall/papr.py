@@ -127,17 +127,6 @@ class Papr:
     def cpuid(self, leaf: int) -> None:
         """There is none here."""
 
-    def properties(self) -> dict[str, bytes]:
-        """The properties of the /rtas node by which a guest finds the calls: strings, each ended by NUL."""
-        standard, qemu = [b"hcall-term"] if self._terminal else [], []
-        if self.offered:
-            standard.append(b"hcall-debug")
-            qemu += [b"hcall-memop1", b"hcall-ci-list"]
-        return {
-            "ibm,hypertas-functions": b"".join(word + b"\0" for word in standard),
-            "qemu,hypertas-functions": b"".join(word + b"\0" for word in qemu),
-        }
-
     def handle(self, cpu: Cpu, call: Call, operations: Operations) -> Outcome:
         """One call; r3 is the status, r4 and on the results."""
         if call.immediate != 1:

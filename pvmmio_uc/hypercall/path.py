@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import GuestException
 from ..eventfd import EventFdContext
-from ..exits import Exit, ExitLog, Reason, Steps, heaviest
+from ..exits import Exit, ExitLog, Reason, Route, Steps, heaviest
 from ..vm import Memory, Vm
 from .convention import Convention
 from .cpu import Call, Cpu, Outcome
@@ -29,9 +29,10 @@ class HypercallPath:
         log: ExitLog,
         userspace: HypercallUserspace,
         connections: Mapping[int, EventFdContext],
+        ports: HypercallUserspace,
     ) -> None:
         self._vm, self._memory, self._cpu, self._log = vm, memory, cpu, log
-        self._userspace, self._connections = userspace, connections
+        self._userspace, self._connections, self._ports = userspace, connections, ports
         self.conventions: Sequence[Convention] = ()
 
     def handle(self, call: Call) -> Outcome:
@@ -46,6 +47,7 @@ class HypercallPath:
             lambda write, gpa, data: self._userspace(write, gpa, data, call.pc, steps),
             self._connections,
             steps,
+            lambda write, port, data: self._ports(write, port, data, call.pc, steps),
         )
         number = convention.number(self._cpu)
         outcome = Outcome.SYSCALL
@@ -67,10 +69,14 @@ class HypercallPath:
     def _record(self, call: Call, name: str, number: int, outcome: Outcome, operations: Operations) -> None:
         accesses = tuple(operations.accesses)
         route = heaviest(access.route for access in accesses)
+        if not accesses and operations.refusal is None and outcome is not Outcome.UNDEFINED:
+            route = Route.HYPERVISOR
         first = accesses[0] if accesses else None
         note = f"{name} {call.instruction} {number:#x}"
         if outcome is not Outcome.DONE:
             note += f": {outcome.value}"
+        if operations.refusal is not None:
+            note += f": {operations.refusal.value}"
         self._log.append(
             Exit(
                 Reason.HYPERCALL,

@@ -40,7 +40,7 @@ def create(variant: Variant) -> Uc:
     """
     if variant.bits == 64:
         uc = Uc(UC_ARCH_PPC, UC_MODE_PPC64 | UC_MODE_BIG_ENDIAN)
-        uc.ctl_tlb_mode(UC_TLB_VIRTUAL)
+        uc.ctl_set_tlb_mode(UC_TLB_VIRTUAL)
     else:
         uc = Uc(UC_ARCH_PPC, UC_MODE_PPC32 | UC_MODE_BIG_ENDIAN, UC_CPU_PPC32_7400_V2_9)
     place = platform(variant)

@@ -16,6 +16,7 @@ from unicorn.x86_const import (
     UC_X86_REG_RIP,
 )
 
+from ...errors import UnsupportedArchitecture
 from ..paging import ReadPhysical
 from ._segments import HiddenSegments, find_segments
 from .paging import walk
@@ -24,6 +25,7 @@ __all__ = ["Registers", "parent64", "register"]
 
 _CR0_PE = 1
 _EFLAGS_VM = 1 << 17
+_LARGEST_IP = 0xFFFF
 _PC = {16: UC_X86_REG_EIP, 32: UC_X86_REG_EIP, 64: UC_X86_REG_RIP}
 _MODES = {UC_MODE_16: 16, UC_MODE_32: 32, UC_MODE_64: 64}
 _DESCRIPTOR_D = 1 << 54
@@ -78,8 +80,17 @@ class Registers:
         return int(self.uc.reg_read(UC_X86_REG_CS)) & 3
 
     def real_mode_linear(self) -> int:
-        """CS*16 plus IP, as ``emu_start`` wants it of an engine opened in 16-bit mode."""
-        return (int(self.uc.reg_read(UC_X86_REG_CS)) << 4) + self.pc()
+        """CS*16 plus IP, as ``emu_start`` wants it of an engine opened in 16-bit mode.
+
+        UnsupportedArchitecture where EIP is above 64 KiB: the engine would go on at its lower half.
+        """
+        pc = self.pc()
+        if pc > _LARGEST_IP:
+            raise UnsupportedArchitecture(
+                f"the guest is at EIP {pc:#x}, and an engine opened in UC_MODE_16 can go on only up to "
+                f"{_LARGEST_IP:#x}: open it in UC_MODE_32"
+            )
+        return (int(self.uc.reg_read(UC_X86_REG_CS)) << 4) + pc
 
     def code_bits(self, read: ReadPhysical) -> int:
         """16, 32 or 64: the default operand size of the code segment.
