@@ -1,6 +1,7 @@
 """KVM's doorbells - PV MMIO eventfds and MMIO hypercalls - for any Unicorn engine."""
 
 from ._version import __version__
+from .crash import GuestCrash
 from .device import Device
 from .errors import (
     AccessRefused,
@@ -31,6 +32,7 @@ __all__ = [
     "Exit",
     "ExitLog",
     "FetchFromDevice",
+    "GuestCrash",
     "GuestError",
     "GuestException",
     "GuestPageFault",

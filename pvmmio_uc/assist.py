@@ -50,7 +50,7 @@ class AssistPath:
                 accesses = [Access(True, gpa, 0, b"", Route.FAST)]
             else:
                 accesses = self._vm.write([(gpa, data)], self._memory, steps, self._exit(steps))
-        except Exception as error:
+        except BaseException as error:
             self._record(gpa, True, steps, [], f"{type(error).__name__}: {error}")
             raise
         self._record(gpa, True, steps, accesses)
@@ -61,7 +61,7 @@ class AssistPath:
         self._touch(gpa)
         try:
             data, accesses = self._vm.read([(gpa, size)], self._memory, steps, self._exit(steps))
-        except Exception as error:
+        except BaseException as error:
             self._record(gpa, False, steps, [], f"{type(error).__name__}: {error}")
             raise
         self._recent.append((False, gpa, data))

@@ -30,7 +30,7 @@ NR_IOBUS_DEVS = 1000
 U64 = (1 << 64) - 1
 _REMEMBERED_AT_LEAST = 4096
 
-_AFTER_EVERY_LENGTH = float("inf")
+_BEHIND_ALL = float("inf")
 
 
 class BusDevice(Protocol):
@@ -47,7 +47,7 @@ class BusDevice(Protocol):
         """The ``size`` bytes at ``addr`` in guest memory order, or None: not mine."""
 
 
-_Entry = tuple[int, int, float, BusDevice]  # addr, end, length, device
+_Entry = tuple[int, int, int, int, BusDevice]  # addr, end, serial number, length, device
 
 
 class Found(NamedTuple):
@@ -81,6 +81,8 @@ class Bus:
         self._stretches: list[int] = []
         self._others = 0
         self._ioeventfds = 0
+        self._serial = 0
+        self._serials: dict[int, int] = {}  # by the device's id(): it stays alive while it is here
         self._remembered: dict[tuple[int, int], Found] = {}
         self.generation = 0
 
@@ -88,7 +90,7 @@ class Bus:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[BusDevice]:
-        return iter([entry[3] for entry in self._entries])
+        return iter([entry[4] for entry in self._entries])
 
     def register(self, addr: int, length: int, device: BusDevice, *, ioeventfd: bool = False) -> None:
         """Insert ``device`` in front of the first entry that compares as *after* it.
@@ -103,7 +105,9 @@ class Bus:
                 f"the {self.name} bus holds {self._others} devices, the limit is {NR_IOBUS_DEVS}; "
                 f"{addr:#x}+{length:#x} does not fit: unregister a device or zone first",
             )
-        entry = (addr, (addr + length) & U64, length, device)
+        self._serial += 1
+        self._serials[id(device)] = self._serial
+        entry = (addr, (addr + length) & U64, self._serial, length, device)
         self._insert(self._place(addr, entry[1], length), entry)
         if ioeventfd:
             self._ioeventfds += 1
@@ -117,6 +121,7 @@ class Bus:
         Raises RegistrationError(ENOENT) where it is not registered.
         """
         self._remove(self._index_of(addr, (addr + length) & U64, device))
+        del self._serials[id(device)]
         if ioeventfd:
             self._ioeventfds -= 1
         else:
@@ -181,7 +186,7 @@ class Bus:
             comparisons += 1
             if _compare(addr, end, entries[index]):
                 break
-            devices.append(entries[index][3])
+            devices.append(entries[index][4])
             reached.append(comparisons)
         return Found(tuple(devices), (*reached, comparisons))
 
@@ -190,9 +195,9 @@ class Bus:
         entries = self._entries
         for start, stop in self._spans():
             if length == 0:
-                index = bisect_right(entries, (addr, _AFTER_EVERY_LENGTH), start, stop)
+                index = bisect_right(entries, (addr, _BEHIND_ALL), start, stop)
             else:
-                index = bisect_right(entries, (addr, end, _AFTER_EVERY_LENGTH), start, stop)
+                index = bisect_right(entries, (addr, end, _BEHIND_ALL), start, stop)
                 while index < stop and entries[index][1] <= end:
                     index += 1
             if index < stop:
@@ -200,13 +205,14 @@ class Bus:
         return len(entries)
 
     def _index_of(self, addr: int, end: int, device: BusDevice) -> int:
-        entries = self._entries
+        entries, serial = self._entries, self._serials.get(id(device), 0)
         for start, stop in self._spans():
-            index = bisect_left(entries, (addr, end), start, stop)
-            while index < stop and entries[index][:2] == (addr, end):
-                if entries[index][3] is device:
-                    return index
-                index += 1
+            index = bisect_left(entries, (addr, end, serial), start, stop)
+            if index < stop and entries[index][4] is device:
+                return index
+        for index, entry in enumerate(entries):  # where stretches have merged serial numbers may jump
+            if entry[4] is device and entry[:2] == (addr, end):
+                return index
         raise RegistrationError(
             errno.ENOENT, f"nothing like it on the {self.name} bus at {addr:#x}..{end:#x}"
         )
@@ -245,6 +251,6 @@ def _compare(addr: int, end: int, entry: _Entry) -> int:
     """
     if addr < entry[0]:
         return -1
-    if entry[2]:
+    if entry[3]:
         return 1 if end > entry[1] else 0
     return 1 if addr > entry[0] else 0

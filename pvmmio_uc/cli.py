@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ._version import __version__
+from .errors import PvMmioError
 
 __all__ = ["COMMANDS", "main"]
 
@@ -37,6 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if isinstance(error, PvMmioError):
+            raise
+        print(f"pvmmio: {error}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(words: list[str]) -> int:

@@ -73,6 +73,8 @@ class DeviceRegion:
         except AccessRefused as refusal:
             self._refuse(refusal)
             return b"\xff" * size
+        if not isinstance(value, int):
+            raise TypeError(f"{self!r} answered a read of {addr:#x} with {value!r}: return a whole number")
         return (value & ((1 << (8 * size)) - 1)).to_bytes(size, self.order())
 
     def _refuse(self, refusal: AccessRefused) -> None:

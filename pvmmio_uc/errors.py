@@ -7,6 +7,7 @@
     |   +-- EmulationFailure               KVM_EXIT_INTERNAL_ERROR, suberror 1
     |   +-- GuestPageFault                 the guest's own page tables do not translate
     |   +-- FetchFromDevice                the guest jumped to where there is no memory
+    |   +-- GuestCrash (also UcError)      an exception, or an instruction that the engine does not know
     |   +-- GuestException                 a hypercall that the architecture answers with an exception
     +-- UnsupportedArchitecture            no arch/ folder serves this engine
     +-- AssemblyError                      Keystone refused, or silently produced nothing

@@ -6,10 +6,10 @@ Ground floor: no engine, no architecture, no terminal.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 __all__ = ["Access", "Exit", "ExitLog", "Reason", "Route", "Steps", "UserspaceExit"]
 
@@ -43,6 +43,7 @@ class Reason(str, Enum):
     IO = "io"
     HYPERCALL = "hypercall"
     FETCH = "fetch"
+    EXCEPTION = "exception"
 
     def __str__(self) -> str:
         return self.value
@@ -162,7 +163,7 @@ def heaviest(routes: Iterable[Route]) -> Route:
     return max(routes, key=_ROUTE_ORDER.__getitem__, default=Route.ERROR)
 
 
-class ExitLog:
+class ExitLog(Sequence[Exit]):
     """The exits of a guest: counted without end, kept up to a limit.
 
     A sequence of the ``limit`` most recent exits, oldest first; ``total`` counts all,
@@ -202,8 +203,15 @@ class ExitLog:
     def __iter__(self) -> Iterator[Exit]:
         return iter(self._kept)
 
-    def __getitem__(self, index: int) -> Exit:
-        return self._kept[index]
+    @overload
+    def __getitem__(self, index: int) -> Exit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Exit]: ...
+
+    def __getitem__(self, index: int | slice) -> Exit | list[Exit]:
+        """One exit, or a list for a slice."""
+        return list(self._kept)[index] if isinstance(index, slice) else self._kept[index]
 
     def __repr__(self) -> str:
         routes = ", ".join(f"{route} {count}" for route, count in self.by_route.items())

@@ -14,6 +14,7 @@ from .arch.base import Fault
 from .arch.trap import MemoryTrap, Windows
 from .assist import AssistPath
 from .coalesced import CoalescedEntry
+from .crash import explain
 from .device import ByteOrder, Device, DeviceRegion
 from .errors import AccessRefused, PvMmioError, RegistrationError
 from .eventfd import EventFd
@@ -27,13 +28,23 @@ from .hypercall.path import HypercallPath
 from .ioeventfd import IoEventFdFlag
 from .memory import GuestMemory
 from .ports import PortPath
-from .registration import Registration, registered, why_never, without_ports
+from .registration import (
+    Registration,
+    check_device,
+    check_numbers,
+    in_memory,
+    registered,
+    why_never,
+    without_ports,
+)
 from .runloop import RunLoop
 from .software import SoftwarePath
 from .stage2 import PROFILES, STAGE2_KINDS
 from .vm import Vm
 
 __all__ = ["Decode", "PvMmio"]
+
+_PAGE_SIZES = (4096, 16384, 65536)
 
 Decode = Literal["software", "assist"]
 UserspaceCallback = Callable[[UserspaceExit], "int | bytes | None"]
@@ -72,6 +83,12 @@ class PvMmio:
         exit_limit: int = 65536,
         page_size: int = 4096,
     ) -> None:
+        if not isinstance(uc, Uc):
+            raise TypeError(f"PvMmio takes a unicorn.Uc, not {uc!r}")
+        if page_size not in _PAGE_SIZES:
+            raise ValueError(
+                f"page_size={page_size!r}: a host has pages of {', '.join(map(str, _PAGE_SIZES))}"
+            )
         self.arch = arch_of(uc)
         self.stage2 = _one_of("stage2", stage2 or self.arch.stage2_kinds[0], self.arch.stage2_kinds)
         self.decode = _one_of("decode", decode, ("software", "assist"))
@@ -101,7 +118,13 @@ class PvMmio:
         self._windows = Windows(self.uc, self._memory, self._assisted_read, self._assisted_write)
         self._trap = MemoryTrap(self.uc, self._memory, self._in_place)
         self._loop = RunLoop(
-            self.uc, self.arch, self._trap, self._software.handle, self._assist.complete, self._windows.close
+            self.uc,
+            self.arch,
+            self._trap,
+            self._software.handle,
+            self._assist.complete,
+            self._windows.close,
+            lambda error: explain(error, self.arch, self._memory, self.exits),
         )
         self._ports = PortPath(self.vm, self.exits, self._userspace)
         self._port_hooks: list[Any] = []
@@ -178,12 +201,14 @@ class PvMmio:
         would accept and no access can reach.
         """
         self._check_attached()
+        check_numbers(address=address, length=length, datamatch=datamatch or 0, flags=flags)
         bits = flags | (IoEventFdFlag.PIO if pio else 0)
         bits |= IoEventFdFlag.DATAMATCH if datamatch is not None else 0
         if bits & IoEventFdFlag.DEASSIGN:
             raise RegistrationError(errno.EINVAL, "to deassign, call remove() of what ioeventfd() returned")
         entry = self.vm.ioeventfds.assign(eventfd, address, length, bits, datamatch or 0)
-        never = why_never(entry, self.vm, self.arch, self.decode, self._slots())
+        fast = self.stage2 in PROFILES[self.profile].asks
+        never = why_never(entry, self.vm, self.arch, self.decode, self._slots(), fast)
         return registered(repr(entry), lambda: self.vm.ioeventfds.remove(entry), never)
 
     def device(
@@ -204,9 +229,11 @@ class PvMmio:
         where the architecture has none.
         """
         self._check_attached()
-        if size <= 0 or address < 0 or address + size > 1 << 64:
+        check_numbers(address=address, size=size)
+        check_device(device, order)
+        if size <= 0 or address < 0 or address + size >= 1 << 64:
             raise RegistrationError(
-                errno.EINVAL, f"a device at {address:#x} of {size:#x} bytes: give a range inside 0..2^64-1"
+                errno.EINVAL, f"a device at {address:#x} of {size:#x} bytes: it must end below 2^64-1"
             )
         bus = self.vm.pio if pio else self.vm.mmio
         byte_order = self.arch.data_order if order == "native" else lambda: order
@@ -218,7 +245,8 @@ class PvMmio:
                 )
         bus.register(address, size, region)
         self._regions.append(region)
-        return registered(repr(region), lambda: self._remove_device(region), without_ports(self.arch, pio))
+        never = without_ports(self.arch, pio) or ("" if pio else in_memory(self._slots(), address, size))
+        return registered(repr(region), lambda: self._remove_device(region), never)
 
     def coalesced(self, address: int, size: int, *, pio: bool = False) -> Registration:
         """KVM_REGISTER_COALESCED_MMIO: writes inside go to a ring and do not exit; see `drain_coalesced`.
@@ -273,6 +301,8 @@ class PvMmio:
         None after setting ``exit.data``; unanswered reads are ones. There is one callback; a later
         one takes its place. May be used as a decorator.
         """
+        if not callable(callback):
+            raise TypeError(f"on_userspace takes a function of one UserspaceExit, not {callback!r}")
         self._callback = callback
         return callback
 

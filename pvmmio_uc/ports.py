@@ -5,7 +5,8 @@ Source: arch/x86/kvm/x86.c (kvm_fast_pio, emulator_pio_in_out).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .exits import Access, Exit, ExitLog, Reason, Route, Steps, heaviest
 from .vm import Vm
@@ -24,11 +25,13 @@ class PortPath:
 
     def port_write(self, port: int, data: bytes, pc: int, steps: Steps) -> None:
         """One element of output."""
-        access = self._vm.port_write(port, data, steps)
-        if access is None:
-            self._userspace(True, port, len(data), 1, data, pc, steps)
-            access = Access(True, port, len(data), data, Route.USERSPACE)
-        self._record(port, True, pc, steps, [access])
+        accesses: list[Access] = []
+        with self._recording(port, True, pc, steps, accesses):
+            access = self._vm.port_write(port, data, steps)
+            if access is None:
+                self._userspace(True, port, len(data), 1, data, pc, steps)
+                access = Access(True, port, len(data), data, Route.USERSPACE)
+            accesses.append(access)
 
     def port_read(self, port: int, size: int, count: int, pc: int, steps: Steps) -> bytes:
         """``count`` elements of input: user space is asked for all at once if nobody claims the first.
@@ -36,17 +39,27 @@ class PortPath:
         Where a later one is not claimed the rest is zero, as in the kernel.
         """
         accesses: list[Access] = []
-        while len(accesses) < count:
-            access = self._vm.port_read(port, size, steps)
-            if access is None:
-                break
-            accesses.append(access)
-        if not accesses:
-            data = self._userspace(False, port, size, count, b"\xff" * (size * count), pc, steps)
-            accesses.append(Access(False, port, size * count, data, Route.USERSPACE))
-        self._record(port, False, pc, steps, accesses)
+        with self._recording(port, False, pc, steps, accesses):
+            while len(accesses) < count:
+                access = self._vm.port_read(port, size, steps)
+                if access is None:
+                    break
+                accesses.append(access)
+            if not accesses:
+                data = self._userspace(False, port, size, count, b"\xff" * (size * count), pc, steps)
+                accesses.append(Access(False, port, size * count, data, Route.USERSPACE))
         return b"".join(access.data for access in accesses).ljust(size * count, b"\0")
 
-    def _record(self, port: int, write: bool, pc: int, steps: Steps, accesses: list[Access]) -> None:
+    @contextmanager
+    def _recording(
+        self, port: int, write: bool, pc: int, steps: Steps, accesses: list[Access]
+    ) -> Iterator[None]:
+        """Write the exit down, also where a device or the callback raises."""
+        try:
+            yield
+        except BaseException as error:
+            note = f"{type(error).__name__}: {error}"
+            self._log.append(Exit(Reason.IO, pc, port, write, (), Route.ERROR, steps, note))
+            raise
         route = heaviest(access.route for access in accesses)
         self._log.append(Exit(Reason.IO, pc, port, write, tuple(accesses), route, steps))

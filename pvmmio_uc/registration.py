@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from .arch.base import Arch
+from .device import Device, DeviceRegion
 from .errors import NeverFires
 from .ioeventfd import IoEventFd
 from .memory import GuestMemory
@@ -15,6 +16,7 @@ from .vm import Vm
 __all__ = ["Registration", "registered", "why_never", "without_ports"]
 
 _LAST_PORT = 0xFFFF
+_LENGTHS = (1, 2, 4, 8)
 
 
 class Registration:
@@ -64,7 +66,31 @@ def without_ports(arch: Arch, pio: bool) -> str:
     return ""
 
 
-def why_never(entry: IoEventFd, vm: Vm, arch: Arch, decode: str, memory: GuestMemory) -> str:
+def check_numbers(**numbers: object) -> None:
+    """TypeError for what is not a whole number."""
+    for name, number in numbers.items():
+        if not isinstance(number, int):
+            raise TypeError(f"{name} is a whole number, not {number!r}")
+
+
+def check_device(device: object, order: str) -> None:
+    """TypeError for an object without the two methods, ValueError for a byte order that there is not."""
+    if not isinstance(device, Device):
+        raise TypeError(
+            f"{device!r} is no device: it needs mmio_read(offset, size) and mmio_write(offset, ...)"
+        )
+    if order not in ("native", "little", "big"):
+        raise ValueError(f"order={order!r}: give 'native', 'little' or 'big'")
+
+
+def in_memory(memory: GuestMemory, address: int, size: int) -> str:
+    """Why a device is behind RAM; empty where it is not."""
+    if memory.write_reaches(address, size):
+        return f"there is RAM at {address:#x}: the guest's accesses go there; unmap it or move the device"
+    return ""
+
+
+def why_never(entry: IoEventFd, vm: Vm, arch: Arch, decode: str, memory: GuestMemory, fast: bool) -> str:
     """Why no access can reach ``entry``, which KVM accepts all the same; empty where one can."""
     if entry.bus is vm.ccw:
         return "VIRTIO_CCW_NOTIFY is a bus of s390, which no access reaches elsewhere"
@@ -80,4 +106,20 @@ def why_never(entry: IoEventFd, vm: Vm, arch: Arch, decode: str, memory: GuestMe
         return f"there is RAM at {entry.addr:#x}: the guest's writes go there; unmap it or move the doorbell"
     if decode == "assist" and entry.length == 8:
         return "decode='assist' sees an 8-byte store as two of 4: use decode='software' or length 0"
-    return ""
+    return "" if entry.length == 0 and fast else _hidden(entry)
+
+
+def _hidden(entry: IoEventFd) -> str:
+    """What the bus finds instead of it, because of the order of registration (docs/design.md, "The bus")."""
+    lengths = (entry.length,) if entry.length else _LENGTHS
+    reason = ""
+    for length in lengths:
+        for device in entry.bus.find(entry.addr, length).devices:
+            if device is entry:
+                return ""
+            if isinstance(device, DeviceRegion):
+                reason = (
+                    f"{device!r} was registered first and takes the access: register the doorbell before it"
+                )
+                break
+    return reason or "the bus does not find it behind its neighbours, as on KVM: register it before them"

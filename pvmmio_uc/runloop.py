@@ -26,7 +26,8 @@ from unicorn.unicorn_const import (
 
 from .arch.base import Arch, Fault
 from .arch.trap import MemoryTrap
-from .errors import PvMmioError
+from .crash import EXPLAINED
+from .errors import GuestError, PvMmioError
 
 __all__ = ["RunLoop"]
 
@@ -81,9 +82,11 @@ class RunLoop:
         handle: Callable[[Fault], None],
         interrupted: Callable[[], None],
         ended: Callable[[], None],
+        explain: Callable[[UcError], GuestError],
     ) -> None:
         self._uc, self._arch, self._trap = uc, arch, trap
         self._handle, self._interrupted, self._ended = handle, interrupted, ended
+        self._explain = explain
         self._run: _Run | None = None
         self.prepare: Callable[[int], None] | None = None
         """Called with the address before the engine starts there: a last chance to add hooks."""
@@ -220,6 +223,8 @@ class RunLoop:
             # the last page of its virtual address space after a hook has mapped it (not reported upstream).
             if self._trap.refresh() or (self._trap.retried and error.errno == UC_ERR_MAP):
                 return self._native(run, self._arch.start_address(), until, count)
+            if error.errno in EXPLAINED:
+                raise self._explain(error) from error
             raise
         finally:
             run.inside = False

@@ -57,7 +57,7 @@ class SoftwarePath:
             if access is None or access.write != fault.write:
                 raise self._unknown(fault, insn)
             self._emulate(fault, insn, access, steps)
-        except Exception as error:
+        except BaseException as error:
             self._record(fault, insn.pc, steps, (), f"{type(error).__name__}: {error}")
             raise
 

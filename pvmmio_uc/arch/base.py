@@ -159,6 +159,9 @@ class Arch(Protocol):
     def advance_pc(self, length: int) -> None:
         """Move it behind an instruction of ``length`` bytes, wrapping as the CPU does."""
 
+    def settle_exception(self) -> None:
+        """After an exception that ended the run: put pc at the instruction where the engine has it behind."""
+
     def fetch_address(self, read: ReadPhysical) -> int:
         """The guest virtual (x86: linear) address of the instruction at pc."""
 

@@ -83,6 +83,8 @@ class MemoryTrap:
 
     def _trap(self, uc: Uc, access: int, gpa: int, size: int, value: int, user_data: object) -> bool:
         last = self.fault
+        if last is not None and self._mapped_since(last):
+            last = self.fault = None  # a hook of the user's took it, and the guest went on
         if last is not None:
             # The first one is the fault. A store that crosses into the hole comes byte by byte.
             if size == 1 and last.gpa <= gpa <= last.gpa + last.size:
@@ -97,6 +99,10 @@ class MemoryTrap:
         if fault.write:
             self._rewind.mark()
         return False
+
+    def _mapped_since(self, fault: Fault) -> bool:
+        self._memory.refresh()
+        return self._memory.write_reaches(fault.gpa, 1) if fault.write else fault.gpa in self._memory
 
 
 class Windows:

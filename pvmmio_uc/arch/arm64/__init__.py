@@ -44,6 +44,9 @@ class Arm64:
         """Add ``length``."""
         self._registers.set_pc(self._registers.pc() + length)
 
+    def settle_exception(self) -> None:
+        """The engine has it there."""
+
     def fetch_address(self, read: ReadPhysical) -> int:
         """PC."""
         return self._registers.pc()

@@ -44,6 +44,10 @@ class Ppc:
         """Add ``length``."""
         self._registers.set_pc(self._registers.pc() + length)
 
+    def settle_exception(self) -> None:
+        """The engine is one instruction ahead for faults, too."""
+        self.advance_pc(-4)
+
     def fetch_address(self, read: ReadPhysical) -> int:
         """NIP."""
         return self._registers.pc()

@@ -50,6 +50,9 @@ class X86:
         """Add ``length``, wrapping at the width of the code segment."""
         self._registers.set_pc((self._registers.pc() + length) & ((1 << self._bits) - 1))
 
+    def settle_exception(self) -> None:
+        """The engine has it there."""
+
     def fetch_address(self, read: ReadPhysical) -> int:
         """CS base plus pc."""
         self._bits = self._registers.code_bits(read)
