@@ -11,6 +11,7 @@
     |   +-- GuestException                 a hypercall that the architecture answers with an exception
     +-- UnsupportedArchitecture            no arch/ folder serves this engine
     +-- AssemblyError                      Keystone refused, or silently produced nothing
+    +-- KvmError (also OSError)            /dev/kvm: pvmmio_uc.kvm
     +-- ScenarioError                      a scenario file that cannot be read
 
 Warnings: NeverFires (a registration that is accepted and can never be hit).

@@ -123,9 +123,10 @@ class RunLoop:
         outer = self._run
         # A run inside the callback of an exit: the engine is free, and would lose the outer run's pc.
         pc = self._arch.pc() if outer is not None and not outer.inside else None
-        self._run = run = _Run(time.monotonic() + timeout / 1e6 if timeout else None)
-        handler = self._catch_interrupts() if outer is None else None
+        run = _Run(time.monotonic() + timeout / 1e6 if timeout else None)
         clock = self._start_clock(run, timeout)
+        self._run = run
+        handler = self._catch_interrupts() if outer is None else None
         try:
             self._trap.refresh()
             if self.starting is not None:

@@ -40,6 +40,7 @@ class TestRoutes:
             Route.COALESCED,
             Route.DEVICE,
             Route.MEMORY,
+            Route.HYPERVISOR,
             Route.USERSPACE,
             Route.ERROR,
         ]

@@ -16,13 +16,16 @@ __all__ = ["BusLevel"]
 
 
 class BusLevel:
-    """A VM, its memory, and nobody in it. Makes no use of ``code`` and ``registers``."""
+    """A VM, its memory, and nobody in it. Makes no use of ``code`` and ``registers``.
 
-    def __init__(self, options: VmOptions) -> None:
-        self.vm = Vm()
-        if options.irqchip:
+    ``vm`` is one that another level has set up already.
+    """
+
+    def __init__(self, options: VmOptions, vm: Vm | None = None) -> None:
+        self.vm = Vm() if vm is None else vm
+        if options.irqchip and vm is None:
             self.vm.create_irqchip()
-        if options.pit:
+        if options.pit and vm is None:
             self.vm.create_pit()
         self._memory = _Slots(options.rom)
         self._steps = Steps()

@@ -28,7 +28,7 @@ def linear_search(patch: Patch) -> None:
 
     def search(self: Bus, addr: int, size: int) -> Found:
         end = (addr + size) & bus.U64
-        inside = [entry[3] for entry in self._entries if bus._compare(addr, end, entry) == 0]
+        inside = [entry[4] for entry in self._entries if bus._compare(addr, end, entry) == 0]
         return Found(tuple(inside), tuple(range(1, len(inside) + 2)))
 
     patch.setattr(Bus, "_search", search)
@@ -45,7 +45,7 @@ def no_walk_back(patch: Patch) -> None:
             order = bus._compare(addr, (addr + size) & bus.U64, self._entries[pivot])
             if order == 0:
                 found = whole(self, addr, size).devices
-                found = found[found.index(self._entries[pivot][3]) :]
+                found = found[found.index(self._entries[pivot][4]) :]
                 return Found(found, tuple(range(len(found) + 1)))
             base, count = (pivot + 1, (count - 1) // 2) if order > 0 else (base, count // 2)
         return Found((), (0,))

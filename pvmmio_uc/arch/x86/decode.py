@@ -124,8 +124,7 @@ def _form(code: bytes, bits: int) -> _Form | None:
 def _store_form(insn: Any, bits: int, target: Any, source: Any) -> _Form | None:
     name, size, immediate = "", target.size, 0
     if source.type == X86_OP_REG:
-        name = insn.reg_name(source.reg)
-        size = 2 if name in _SEGMENTS else source.size
+        name, size = insn.reg_name(source.reg), source.size
     elif source.type == X86_OP_IMM:
         immediate = source.imm
     else:
