@@ -200,6 +200,8 @@ class RunLoop:
             if run.stopped or run.late or not again:
                 return
             begin = self._arch.start_address()
+            if begin == until:
+                return  # the engine would look at what is there, which may not be mapped
 
     def _native(self, run: _Run, begin: int, until: int, count: int) -> Fault | None:
         """One stretch of the engine; the fault that ended it, if one did."""
