@@ -19,7 +19,7 @@ class Arm64:
     """`pvmmio_uc.arch.base.Arch` for arm64."""
 
     name = "arm64"
-    tiers = frozenset({"T0", "T1", "T3", "T4"})
+    tiers = frozenset({"T0", "T1", "T2", "T3", "T4"})
     stage2_kinds: tuple[str, ...] = ("stage2",)
     has_ports = False
     max_insn_bytes = 4

@@ -19,7 +19,7 @@ class Ppc:
     """`pvmmio_uc.arch.base.Arch` for 32-bit PowerPC."""
 
     name = "ppc"
-    tiers = frozenset({"T0", "T1", "T3", "T4"})
+    tiers = frozenset({"T0", "T1", "T2", "T3", "T4"})
     stage2_kinds: tuple[str, ...] = ("hv", "pr")
     has_ports = False
     max_insn_bytes = 4

@@ -22,7 +22,7 @@ class X86:
     """`pvmmio_uc.arch.base.Arch` for x86."""
 
     name = "x86"
-    tiers = frozenset({"T0", "T1", "T3", "T4"})
+    tiers = frozenset({"T0", "T1", "T2", "T3", "T4"})
     stage2_kinds: tuple[str, ...] = ("ept", "npt", "shadow")
     has_ports = True
     max_insn_bytes = 15
