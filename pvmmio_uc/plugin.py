@@ -285,6 +285,14 @@ class PvMmio:
         self._calls.enable(in_order(made))
         return made
 
+    @property
+    def questions(self) -> int:
+        """How many cpuid, rdmsr and wrmsr the guest has executed while conventions were enabled (x86).
+
+        On hardware each is an exit; here they are not in `exits`.
+        """
+        return self._calls.questions
+
     def hyperv_eventfd(self, eventfd: EventFd | int, connection: int) -> Registration:
         """KVM_HYPERV_EVENTFD: HvCallSignalEvent for ``connection`` (24 bits) signals ``eventfd``.
 

@@ -99,9 +99,7 @@ def _ghcb_block(gpa: int, size: int, value: int, order: str) -> bytes:
 
 
 _X86_LOOP = "dec r12d\njnz again"
-_X86_KVM_DISCOVERY = (
-    "mov eax, 1\ncpuid\nmov eax, 0x40000000\ncpuid\nmov eax, 0x40000001\ncpuid"
-)
+_X86_KVM_DISCOVERY = "mov eax, 1\ncpuid\nmov eax, 0x40000000\ncpuid\nmov eax, 0x40000001\ncpuid"
 _X86_HV_DISCOVERY = (
     "mov eax, 1\ncpuid\nmov eax, 0x40000000\ncpuid\nmov eax, 0x40000001\ncpuid\n"
     "mov eax, 0x40000003\ncpuid\nmov eax, 0x40000004\ncpuid"

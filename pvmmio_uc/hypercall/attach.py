@@ -69,6 +69,8 @@ def in_order(conventions: Sequence[Convention]) -> list[Convention]:
 class CallTrap:
     """The engine's hooks while at least one convention is enabled; a `CallHandler`.
 
+    ``questions`` counts the guest's cpuid, rdmsr and wrmsr, each of which exits on hardware.
+
     ``guard(call, default)`` runs a callback so that what it raises ends the run.
     """
 
@@ -84,6 +86,7 @@ class CallTrap:
         self._uc, self._arch, self._memory, self._path = uc, arch, memory, path
         self._guard, self._loop = guard, loop
         self._hooks: list[Any] = []
+        self.questions = 0
         self._msrs: MsrHooks | None = None
 
     def enable(self, conventions: list[Convention]) -> None:
@@ -114,6 +117,7 @@ class CallTrap:
 
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int] | None:
         """The first convention that has something to say at this leaf."""
+        self.questions += 1
         for convention in self._path.conventions:
             values = convention.cpuid(leaf)
             if values is not None:
@@ -122,6 +126,7 @@ class CallTrap:
 
     def read_msr(self, index: int) -> int | None:
         """Of the first convention that has it."""
+        self.questions += 1
         for convention in self._path.conventions:
             value = convention.read_msr(index) if isinstance(convention, MsrOwner) else None
             if value is not None:
@@ -130,6 +135,7 @@ class CallTrap:
 
     def write_msr(self, index: int, value: int) -> bool:
         """To the first convention that has it; #GP(0) ends the run as a GuestException."""
+        self.questions += 1
 
         def write() -> bool:
             return any(c.write_msr(index, value) for c in self._path.conventions if isinstance(c, MsrOwner))

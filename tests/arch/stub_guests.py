@@ -135,7 +135,8 @@ class Guest:
 
     def present(self, there: bool) -> None:
         """What the boot code read from the device tree."""
-        self.machine.uc.mem_write(self.state + 4, int(there).to_bytes(4, self.order))
+        word = 0x5A00_0000 if there else 0
+        self.machine.uc.mem_write(self.state + 4, word.to_bytes(4, self.order))
 
     @property
     def found(self) -> int:

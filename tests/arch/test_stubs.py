@@ -103,6 +103,13 @@ def test_a_full_page_of_elements_and_none_at_all(guest: Guest, by_calls: bool) -
     assert guest.run_list(guest.list_page, 0) == 0
 
 
+@pytest.mark.parametrize(("offset", "count"), [(8, 1), (8, 170), (16, 170), (4072, 1), (4080, 0)])
+def test_a_list_may_be_anywhere_in_its_page(guest: Guest, by_calls: bool, offset: int, count: int) -> None:
+    elements = [(guest.device + at, at + 1, 1) for at in range(count)]
+    assert guest.write_list(elements, guest.list_page + offset) == count
+    assert guest.image(guest.device, count + 1) == bytes((*(at + 1 for at in range(count)), 0))
+
+
 @pytest.mark.parametrize(
     ("offset", "count"), [(0, 171), (0, 0xFFFF_FFFF), (4, 1), (4080, 1), (24, 170), (0, 0x0AAA_AAAB)]
 )
@@ -135,6 +142,7 @@ def test_a_size_that_is_none_is_refused_either_way(guest: Guest, by_calls: bool,
         assert guest.read(gpa, size) == (guest.statuses.invalid, 0)
     assert not any(guest.registers.data)
     assert MMIO not in guest.reasons()
+    assert guest.found == (CALLS if by_calls else STORES)
 
 
 @pytest.mark.parametrize(("size", "off"), [(2, 1), (4, 2), (4, 1), (8, 4)])
@@ -242,7 +250,10 @@ element = st.tuples(
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.variant.paging], ids=str)
 @settings(max_examples=60, deadline=None)
-@given(elements=st.lists(element, max_size=20), offset=st.integers(0, 0x1000))
+@given(
+    elements=st.lists(element, max_size=20),
+    offset=st.integers(0, 0x1000) | st.integers(0, 0x200).map(lambda n: 8 * n),
+)
 def test_calls_and_stores_agree_on_every_list(
     kind: Kind, elements: list[tuple[int, int, int, int]], offset: int
 ) -> None:

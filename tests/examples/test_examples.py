@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 ARCHITECTURES = ("arm64", "ppc", "x86")
 SCRIPTS = sorted(EXAMPLES.glob("*/*.py"))
-X86_ONLY = {"ports.py"}
+X86_ONLY = {"ports.py", "hyperv.py"}
 LINES = 60
 SECONDS = 120
 
@@ -23,6 +23,8 @@ LAST_LINES = {
     "doorbell.py": "kick counts 3, notify 1; user space was shown the values [2]",
     "device.py": "the guest read ID 0xadd, DATA 42, STATUS 2; refused 0xff; from user space 0x5eed",
     "notify.py": "the guest saw the used index 200; the squares of 1 to 200 add up to 2686700",
+    "both.py": "kick counts 6, 1 of them by hypercall; the guest has found 2 (2: stores)",
+    "hyperv.py": "kick counts 3: a store, a write call and a signal call",
     "ports.py": "the console took b'hello', gave 0xe9; notify counts 1; 2 went to user space (0xffffffff)",
 }
 ROUTES = {
@@ -34,9 +36,19 @@ BREAK = {
     "doorbell.py": ("length=4", "length=2"),
     "device.py": ("+= value", "-= value"),
     "notify.py": ("**= 2", "**= 3"),
+    "both.py": ("offered=offered", "offered=True"),
+    "hyperv.py": ("mov edx, {CONNECTION}", "mov edx, 6"),
     "ports.py": ("datamatch=1", "datamatch=3"),
 }
 """What to change in a script to make its result wrong."""
+RINGS = {
+    "arm64": [["ioeventfd", "fast"], ["ioeventfd", "ioeventfd"], ["ioeventfd", "ioeventfd"]],
+    "ppc": [["fast", "fast"], ["fast", "fast"], ["fast", "fast"]],
+    "x86": [["ioeventfd", "fast"], ["fast", "fast"], ["fast", "fast"]],
+}
+"""The routes of both.py's rings, run by run: a plain store, then what the library does."""
+LOOKING = {"arm64": 3, "ppc": 1, "x86": 0}
+"""The calls by which the library looks for the interface; on x86 it asks CPUID."""
 
 Result = subprocess.CompletedProcess[str]
 each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -118,6 +130,15 @@ def test_the_first_touch_on_ept_is_slow_and_the_second_is_not() -> None:
     assert "fetch" in first
     assert "decode" not in second
     assert "fetch" not in second
+
+
+@each_architecture
+def test_both_rings_by_a_call_while_the_host_answers_it_and_by_stores_from_then_on(arch: str) -> None:
+    output = output_of(EXAMPLES / arch / "both.py")
+    runs = [re.findall(r"^  (kvm|mmio).* -> (\w+): ", run, re.MULTILINE) for run in output.split(":\n")[1:]]
+    assert [[route for _, route in run if route != "nothing"] for run in runs] == RINGS[arch]
+    reasons = [[reason for reason, _ in run] for run in runs]
+    assert reasons == [["mmio", *["kvm"] * LOOKING[arch], "kvm"], ["mmio", "kvm", "mmio"], ["mmio", "mmio"]]
 
 
 @each_architecture

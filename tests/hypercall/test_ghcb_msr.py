@@ -43,8 +43,9 @@ def test_cpuid(register: int) -> None:
     assert (answer >> 30 & 3, answer & 0xFFF) == (register, 0x005)
 
 
-def test_a_cpuid_leaf_that_nobody_knows() -> None:
-    assert ask(Ghcb(), 0x7 << 32 | 1 << 30 | 0x004) == 1 << 30 | 0x005
+@pytest.mark.parametrize("register", range(4))
+def test_a_cpuid_leaf_that_nobody_knows(register: int) -> None:
+    assert ask(Ghcb(), 0x7 << 32 | register << 30 | 0x004) == register << 30 | 0x005
 
 
 def test_ap_reset_hold() -> None:

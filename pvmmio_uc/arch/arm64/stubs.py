@@ -79,7 +79,8 @@ guest_write:                        // x0 gpa, w1 size, x2 value
     {call}
     cmn  w0, #1
     b.ne guest_leave
-    bl   guest_withdrawn
+    mov  w10, #2
+    str  w10, [x9]
     mov  x0, x4
     mov  w1, w5
     mov  x2, x6
@@ -103,7 +104,8 @@ guest_read:                         // x0 gpa, w1 size, x2 where to
     {call}
     cmn  w0, #1
     b.ne guest_read_end
-    bl   guest_withdrawn
+    mov  w10, #2
+    str  w10, [x9]
 guest_read_load:
     bl   guest_load
 guest_read_end:
@@ -134,17 +136,18 @@ guest_list_end:
     mov  w0, w6
     b    guest_leave
 guest_list_withdrawn:
-    bl   guest_withdrawn
+    mov  w10, #2
+    str  w10, [x9]
 guest_list_stores:                  // from element w6
     tst  x4, #7
-    b.ne guest_list_bad
+    b.ne guest_list_end
     cmp  w5, #170
-    b.hi guest_list_bad
+    b.hi guest_list_end
     mov  w7, #24
     and  w8, w4, #0xfff
     madd w8, w5, w7, w8
     cmp  w8, #1, lsl #12
-    b.hi guest_list_bad
+    b.hi guest_list_end
     umaddl x4, w6, w7, x4
 guest_list_next:
     cmp  w6, w5
@@ -157,9 +160,6 @@ guest_list_next:
     add  w6, w6, #1
     add  x4, x4, #24
     b    guest_list_next
-guest_list_bad:
-    mov  w6, wzr
-    b    guest_list_end
 
 guest_store:                        // x0 gpa, w1 size, x2 value; changes w0, w3
     sub  w3, w1, #1
@@ -222,13 +222,7 @@ guest_load_end:
 guest_load_bad:
     ret
 
-guest_withdrawn:                    // keep it; changes x9, w10
-    mov  w10, #2
-    {load_state}
-    str  w10, [x9]
-    ret
-
-guest_found:                        // equal: by calls; keeps x0 to x2
+guest_found:                        // equal: by calls; x9 the state block; keeps x0 to x2
     {load_state}
     ldr  w10, [x9]
     cbnz w10, guest_found_known

@@ -32,7 +32,7 @@ _WIDTH_32 = {
     "save_start": "stw 5, 28(1)",
     "save_link": "mflr 0; stw 0, 36(1)",
     "take_link": "lwz 0, 36(1); mtlr 0",
-    "reach_list": "cmplwi 3, 0; bne guest_list_bad",
+    "reach_list": "cmplwi 3, 0; bne guest_list_out",
     "reach": "li 0, 6; cmplwi 3, 0; bnelr",
     "zero": "li 6, 0; li 7, 0",
     "result": "mr 4, 6; mr 5, 7",
@@ -165,20 +165,20 @@ guest_list_withdrawn:
     bl   guest_withdrawn
     {take}
 guest_list_stores:              # r8 the element, r9 its index, r10 the count
-    {reach_list}
-    andi. 0, {gpa}, 7
-    bne  guest_list_bad
-    cmplwi {size}, 170
-    bgt  guest_list_bad
-    mulli 8, {size}, 24
-    rlwinm 9, {gpa}, 0, 20, 31
-    add  8, 8, 9
-    cmplwi 8, 4096
-    bgt  guest_list_bad
-    mulli 8, {start}, 24
-    add  8, 8, {gpa}
     mr   9, {start}
     mr   10, {size}
+    {reach_list}
+    andi. 0, {gpa}, 7
+    bne  guest_list_out
+    cmplwi {size}, 170
+    bgt  guest_list_out
+    mulli 8, {size}, 24
+    rlwinm 0, {gpa}, 0, 20, 31
+    add  8, 8, 0
+    cmplwi 8, 4096
+    bgt  guest_list_out
+    mulli 8, {start}, 24
+    add  8, 8, {gpa}
 guest_list_next:
     cmplw 9, 10
     bge  guest_list_out
@@ -192,8 +192,6 @@ guest_list_next:
     addi 9, 9, 1
     addi 8, 8, 24
     b    guest_list_next
-guest_list_bad:
-    li   9, 0
 guest_list_out:
     mr   3, 9
     b    guest_leave

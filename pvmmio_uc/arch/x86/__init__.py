@@ -48,7 +48,9 @@ class X86:
 
     def advance_pc(self, length: int) -> None:
         """Add ``length``, wrapping at the width of the code segment."""
-        self._registers.set_pc((self._registers.pc() + length) & ((1 << (64 if self._bits == 64 else 32)) - 1))
+        self._registers.set_pc(
+            (self._registers.pc() + length) & ((1 << (64 if self._bits == 64 else 32)) - 1)
+        )
 
     def settle_exception(self) -> None:
         """The engine has it there."""

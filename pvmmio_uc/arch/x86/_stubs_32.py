@@ -25,7 +25,7 @@ WORDS_16 = {
     "store_state": "mov  cx, {segment}; mov es, cx; mov dword ptr es:[{offset}], eax",
     "beyond": "test ebx, 0xfff00000; jne guest_check_end",
     "point": "mov  eax, ebx; shr eax, 4; mov es, ax; and ebx, 15",
-    "beyond_list": "test ebx, 0xfff00000; jne guest_list_bad",
+    "beyond_list": "test ebx, 0xfff00000; jne guest_list_end",
     "point_list": "mov  eax, edi; shr eax, 4; mov es, ax; and edi, 15",
 }
 """Where the code of 16 bits differs: it reaches the first megabyte, by way of ES."""
@@ -119,15 +119,15 @@ guest_list_failed:
 guest_list_stores:                          # from element edx
     {beyond_list}
     test ebx, 7
-    jne  guest_list_bad
+    jne  guest_list_end
     cmp  ecx, 170
-    ja   guest_list_bad
+    ja   guest_list_end
     mov  eax, ebx
     and  eax, 4095
     lea  esi, [ecx + 2*ecx]
     lea  eax, [eax + 8*esi]
     cmp  eax, 4096
-    ja   guest_list_bad
+    ja   guest_list_end
 guest_list_next:
     cmp  edx, dword ptr [ebp + 16]
     jae  guest_list_end
@@ -149,8 +149,6 @@ guest_list_next:
     jne  guest_list_end
     inc  edx
     jmp  guest_list_next
-guest_list_bad:
-    xor  edx, edx
 guest_list_end:
     mov  eax, edx
     jmp  guest_leave

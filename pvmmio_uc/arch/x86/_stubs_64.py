@@ -19,7 +19,7 @@ guest_write:                                # rdi gpa, esi size, rdx value
     ret
 guest_write_withdrawn:
     mov  dword ptr [r10], 2
-guest_store:                                # changes eax, ecx
+guest_store:                                # eax the status, equal where it is 0; changes ecx
     mov  eax, -22
     lea  ecx, [rsi - 1]
     test rdi, rcx
@@ -117,15 +117,15 @@ guest_list_stores:                          # from element edx
     mov  r8d, edx
     mov  r9d, esi
     test edi, 7
-    jne  guest_list_bad
+    jne  guest_list_end
     cmp  esi, 170
-    ja   guest_list_bad
+    ja   guest_list_end
     mov  eax, edi
     and  eax, 4095
     lea  ecx, [rsi + 2*rsi]
     lea  eax, [rax + 8*rcx]
     cmp  eax, 4096
-    ja   guest_list_bad
+    ja   guest_list_end
     lea  ecx, [r8 + 2*r8]
     lea  r11, [rdi + 8*rcx]
 guest_list_next:
@@ -137,13 +137,10 @@ guest_list_next:
     mov  rdx, qword ptr [r11 + 8]
     mov  esi, dword ptr [r11 + 16]
     call guest_store
-    test eax, eax
     jne  guest_list_end
     inc  r8d
     add  r11, 24
     jmp  guest_list_next
-guest_list_bad:
-    xor  r8d, r8d
 guest_list_end:
     mov  eax, r8d
     ret
