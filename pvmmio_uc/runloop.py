@@ -8,8 +8,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import count as endless
 from types import FrameType
 from typing import Any
 
@@ -156,7 +157,7 @@ class RunLoop:
         if run is not None:
             run.stopped = True
             if run.thread != threading.get_ident():
-                self._stop_from_outside(run)
+                self._stop_from_outside(run, range(_INSIST_TIMES))
                 return
         self._native_stop()
 
@@ -199,9 +200,9 @@ class RunLoop:
             run.restart = False
             if run.stopped or run.late or not again:
                 return
-            begin = self._arch.start_address()
-            if begin == until:
+            if self._arch.is_at(until):
                 return  # the engine would look at what is there, which may not be mapped
+            begin = self._arch.start_address()
 
     def _native(self, run: _Run, begin: int, until: int, count: int) -> Fault | None:
         """One stretch of the engine; the fault that ended it, if one did."""
@@ -210,7 +211,7 @@ class RunLoop:
             self.prepare(begin)
         run.inside = True
         try:
-            if not run.stopped and run.raised is None:
+            if not (run.stopped or run.raised is not None or run.late):
                 self._native_start(begin, until, 0, count)
         except UcError as error:
             # The binding lets UcError hide what a hook of the user's raised (unicorn #1386).
@@ -259,19 +260,19 @@ class RunLoop:
         """
         if not timeout:
             return None
-        clock = threading.Timer(timeout / 1e6, self._stop_from_outside, (run,))
+        clock = threading.Timer(timeout / 1e6, self._stop_from_outside, (run, endless()))
         clock.daemon = True
         clock.start()
         return clock
 
-    def _stop_from_outside(self, run: _Run) -> None:
+    def _stop_from_outside(self, run: _Run, tries: Iterable[int]) -> None:
         """Stop the engine from another thread, neither too early nor between an access and its instruction.
 
         It loses a stop that meets it on its way in: ask again until it is out, but not for ever, since a
         callback may be waiting for this thread. And while it returns from a callback it would take the
         stop before the instruction is over: leave that to `access_done` as long as accesses come.
         """
-        for _ in range(_INSIST_TIMES):
+        for _ in tries:
             if time.monotonic() - run.answered > _QUIET_SECONDS:
                 self._native_stop()
             time.sleep(_INSIST_SECONDS)

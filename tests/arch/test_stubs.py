@@ -33,14 +33,14 @@ from tests.arch.stub_guests import (
 BAD_SIZES = (0, 3, 5, 6, 7, 9, 16, 65, 255, 0x104, 0x8000_0004, 0xFFFF_FFFF)
 
 LIBRARY_BYTES = {
-    "x86-16": 816,
-    "x86-32": 540,
-    "x86-64": 457,
-    "arm64-64": 724,
-    "ppc-32-big": 932,
-    "ppc-32-little": 956,
-    "ppc-64-big": 824,
-    "ppc-64-little": 824,
+    "x86-16": 813,
+    "x86-32": 538,
+    "x86-64": 452,
+    "arm64-64": 708,
+    "ppc-32-big": 928,
+    "ppc-32-little": 952,
+    "ppc-64-big": 820,
+    "ppc-64-little": 820,
 }
 
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -185,7 +185,9 @@ def test_an_address_beyond_what_the_code_can_reach_takes_a_call(guest: Guest, by
 def test_real_mode_stores_below_one_megabyte() -> None:
     guest = Guest(Kind("x86", Variant(16, False, "little")))
     guest.offer(offered=False)
+    assert guest.write_list([(guest.device, 1, 1)]) == 1
     assert guest.write(0x10_0000, 4, VALUE) == guest.write(0xFFFF_0000, 4, VALUE) == guest.statuses.beyond
+    guest.machine.uc.mem_write(0, bytes(guest.machine.uc.mem_read(guest.list_page, 24)))
     assert guest.run_list(0x10_0000, 1) == 0
 
 

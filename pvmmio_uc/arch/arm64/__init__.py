@@ -32,6 +32,10 @@ class Arm64:
         """PC."""
         return self._registers.pc()
 
+    def is_at(self, address: int) -> bool:
+        """Compare with pc."""
+        return self._registers.pc() == address
+
     def pc(self) -> int:
         """PC."""
         return self._registers.pc()

@@ -90,7 +90,13 @@ class Registers:
                 f"the guest is at EIP {pc:#x}, and an engine opened in UC_MODE_16 can go on only up to "
                 f"{_LARGEST_IP:#x}: open it in UC_MODE_32"
             )
-        return (int(self.uc.reg_read(UC_X86_REG_CS)) << 4) + pc
+        return self.linear_pc()
+
+    def linear_pc(self) -> int:
+        """CS*16 plus IP on an engine opened in 16-bit mode, else EIP or RIP."""
+        if self.engine_bits != 16:
+            return self.pc()
+        return (int(self.uc.reg_read(UC_X86_REG_CS)) << 4) + self.pc()
 
     def code_bits(self, read: ReadPhysical) -> int:
         """16, 32 or 64: the default operand size of the code segment.
