@@ -54,7 +54,7 @@ class _Run:
     on with other hooks. Times are time.monotonic's.
     """
 
-    deadline: float | None
+    deadline: float | None = None
     thread: int = field(default_factory=threading.get_ident)
     inside: bool = False
     answered: float = 0.0
@@ -124,7 +124,7 @@ class RunLoop:
         outer = self._run
         # A run inside the callback of an exit: the engine is free, and would lose the outer run's pc.
         pc = self._arch.pc() if outer is not None and not outer.inside else None
-        run = _Run(time.monotonic() + timeout / 1e6 if timeout else None)
+        run = _Run()
         clock = self._start_clock(run, timeout)
         self._run = run
         handler = self._catch_interrupts() if outer is None else None
@@ -211,7 +211,9 @@ class RunLoop:
             self.prepare(begin)
         run.inside = True
         try:
-            if not (run.stopped or run.raised is not None or run.late):
+            if run.stopped or run.raised is not None or run.late:
+                self._arch.go_to(begin)  # stopped on the way in: where the engine would have begun
+            else:
                 self._native_start(begin, until, 0, count)
         except UcError as error:
             # The binding lets UcError hide what a hook of the user's raised (unicorn #1386).
@@ -263,6 +265,7 @@ class RunLoop:
         clock = threading.Timer(timeout / 1e6, self._stop_from_outside, (run, endless()))
         clock.daemon = True
         clock.start()
+        run.deadline = time.monotonic() + timeout / 1e6  # not before: starting a thread may take that long
         return clock
 
     def _stop_from_outside(self, run: _Run, tries: Iterable[int]) -> None:
@@ -273,11 +276,12 @@ class RunLoop:
         stop before the instruction is over: leave that to `access_done` as long as accesses come.
         """
         for _ in tries:
-            if time.monotonic() - run.answered > _QUIET_SECONDS:
+            if not run.inside:
+                if run.stopped or run.late:
+                    return
+            elif time.monotonic() - run.answered > _QUIET_SECONDS:
                 self._native_stop()
             time.sleep(_INSIST_SECONDS)
-            if not run.inside:
-                return
 
     def _start_counted(self, run: _Run, begin: int, until: int, count: int) -> None:
         """``count`` spans restarts, and the engine does not tell how far it came: count here."""

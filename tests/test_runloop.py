@@ -227,12 +227,12 @@ class TestTimeout:
     def test_across_exits_it_ends_the_run_and_no_access_is_repeated(self, guest: Guest) -> None:
         guest.counter = 0
         start, _ = guest.place(guest.loop(guest.store(4), guest.count))
-        guest.uc.emu_start(start, 0, 2_000)
-        for _ in range(15):
+        guest.uc.emu_start(start, 0, 20_000)
+        for _ in range(8):
             began = time.monotonic()
-            guest.uc.emu_start(guest.pc, 0, 2_000)
+            guest.uc.emu_start(guest.pc, 0, 20_000)
             assert time.monotonic() - began < SOON / 2
-        assert guest.counter > 16
+        assert guest.counter > 0
         assert guest.pv.exits.total - guest.counter in (0, 1)
 
     def test_a_guest_that_computes(self, guest: Guest) -> None:

@@ -150,6 +150,9 @@ class Arch(Protocol):
     def start_address(self) -> int:
         """What ``emu_start`` takes to go on at the current pc (x86: a linear address in 16-bit mode)."""
 
+    def go_to(self, address: int) -> None:
+        """Put pc where ``emu_start`` puts it for this address."""
+
     def is_at(self, address: int) -> bool:
         """Whether pc is at what ``emu_start`` would be given as this address."""
 

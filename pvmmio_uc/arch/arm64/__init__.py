@@ -32,6 +32,10 @@ class Arm64:
         """PC."""
         return self._registers.pc()
 
+    def go_to(self, address: int) -> None:
+        """Write pc."""
+        self._registers.set_pc(address)
+
     def is_at(self, address: int) -> bool:
         """Compare with pc."""
         return self._registers.pc() == address

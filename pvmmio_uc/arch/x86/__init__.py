@@ -38,6 +38,10 @@ class X86:
             return self._registers.real_mode_linear()
         return self._registers.pc()
 
+    def go_to(self, address: int) -> None:
+        """Write pc, less the segment's base where the address is linear."""
+        self._registers.set_pc(self._registers.pc() + address - self._registers.linear_pc())
+
     def is_at(self, address: int) -> bool:
         """Compare with the linear address, also behind 64 KiB of a segment, where the engine cannot go on."""
         return self._registers.linear_pc() == address
