@@ -18,6 +18,7 @@ from rich.table import Table
 from .._version import __version__
 from ..console import make_console, positive
 from ..exits import STEP_NAMES
+from ..hypercall.operations import MOST_ELEMENTS
 from ..machine import ARCHITECTURES
 from .measure import Row, measure
 from .routes import cells
@@ -86,6 +87,7 @@ _COLUMNS = (
     *_STEP_COLUMNS,
     _Column("ns/ring", lambda row: f"{row.ns:,.0f}"),
     _Column("stub", lambda row: f"{row.stub_instructions} insn, {row.stub_bytes} B", 4),
+    _Column("exits/170", lambda row: _short(row.exits * MOST_ELEMENTS / row.rings), 8),
     _Column("find", lambda row: str(row.discovery), 6),
     _Column("old driver", lambda row: "yes" if row.cell.route.unmodified else "no", 5, False),
     _Column("Windows", lambda row: "yes" if row.cell.route.windows else "no", 7, False),
