@@ -6,6 +6,7 @@ some failures as a reason to end the process (``fixup value out of range``): kee
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
@@ -38,6 +39,7 @@ DIALECTS = {
 }
 """What `assemble` knows, by name."""
 
+_LABEL = re.compile(r"^(\s*[A-Za-z_.$][\w.$]*:)")
 _thread = threading.local()
 
 
@@ -51,13 +53,20 @@ def assemble(dialect: str, text: str, address: int = 0) -> bytes:
     """
     if dialect not in DIALECTS:
         raise ValueError(f"dialect {dialect!r}: there are {', '.join(DIALECTS)}")
-    source = "\n".join(_without_comment(line) for line in text.splitlines())
+    statements = [part for line in text.splitlines() for part in _statements(_without_comment(line))]
     try:
-        encoding, _ = _keystone(dialect).asm(source, address, True)
+        encoding, count = _keystone(dialect).asm("\n".join(statements), address, True)
     except KsError as error:
-        raise AssemblyError(f"{dialect}: {error} in:\n{_numbered(source)}") from error
+        raise AssemblyError(f"{dialect}: {error} in:\n{_numbered(statements)}") from error
     if not encoding:
-        raise AssemblyError(f"{dialect}: Keystone gave no bytes and no reason for:\n{_numbered(source)}")
+        raise AssemblyError(f"{dialect}: Keystone gave no bytes and no reason for:\n{_numbered(statements)}")
+    # "mov dword ptr" without the rest takes the next line with it. (On ppc labels do not count, and on x86
+    # a prefix counts as one more.)
+    if dialect.startswith("x86") and count < len(statements):
+        raise AssemblyError(
+            f"{dialect}: Keystone read {count} statements where there are {len(statements)}; one is not "
+            f"complete:\n{_numbered(statements)}"
+        )
     return bytes(encoding)
 
 
@@ -76,5 +85,11 @@ def _without_comment(line: str) -> str:
     return "" if line.lstrip().startswith("#") else line
 
 
-def _numbered(source: str) -> str:
-    return "\n".join(f"  {number}: {line}" for number, line in enumerate(source.splitlines(), 1))
+def _statements(line: str) -> list[str]:
+    """As Keystone counts them: a label is one of its own."""
+    parts = [line] if '"' in line else line.split(";")
+    return [piece for part in parts for piece in _LABEL.split(part) if piece.strip()]
+
+
+def _numbered(statements: list[str]) -> str:
+    return "\n".join(f"  {number}: {statement.strip()}" for number, statement in enumerate(statements, 1))

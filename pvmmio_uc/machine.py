@@ -93,7 +93,12 @@ class Machine:
         self.uc.emu_start(start, end, timeout, count)
 
     def doorbell(self, address: int, *, size: int = 4, value: int = 1, count: int = 1) -> StubWords:
-        """A stub that stores ``value`` in ``size`` bytes at ``address``, ``count`` times."""
+        """A stub that stores ``value`` in ``size`` bytes at ``address``, ``count`` times.
+
+        ``size`` is 1, 2, 4, or 8 on a guest of 64 bits; ValueError for another one.
+        """
+        if size not in (1, 2, 4) and (size, self.variant.bits) != (8, 64):
+            raise ValueError(f"a doorbell of {size} bytes: {self.arch} of {self.variant.bits} bits has none")
         words: StubWords = self._module.doorbell(self.variant, address, size, value, count)
         return words
 

@@ -483,6 +483,13 @@ class TestInterrupt:
     """Ctrl-C comes as the engine enters a callback, where the binding drops what is raised."""
 
     @pytest.fixture(autouse=True)
+    def ctrl_c(self) -> Iterator[None]:
+        """Python's own handler, also where whoever started the tests ignores SIGINT (a background job)."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
+    @pytest.fixture(autouse=True)
     def _no_finalizers(self) -> Iterator[None]:
         """What is raised in a finalizer is printed and lost, and earlier tests have left some to do."""
         gc.collect()

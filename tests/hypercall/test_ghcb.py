@@ -181,6 +181,28 @@ def test_scratch_that_is_not_there(board: Board, version: int, scratch: int, len
     assert board.untouched
 
 
+@pytest.mark.parametrize(
+    ("scratch", "length", "good"),
+    [
+        (0, 8, False),
+        (8, 8, True),
+        (U64 - 15, 8, True),
+        (U64 - 7, 8, False),
+        (U64 - 7, 7, True),
+        (U64 - 6, 8, False),
+    ],
+)
+@pytest.mark.parametrize("code", [MMIO_READ, MMIO_WRITE])
+def test_scratch_at_both_ends_of_memory(
+    board: Board, scratch: int, length: int, good: bool, code: int
+) -> None:
+    """Address 0 says that there is none, and its end must not be 2^64, even where there is RAM."""
+    board.memory.slots |= {0: bytearray(0x1000), U64 - 0xFFF: bytearray(0x1000)}
+    put(board, exit_code=code, info_1=DEVICE, info_2=length, scratch=scratch)
+    assert exit_with(board, Ghcb(version=1)) == ((0, 0) if good else (2, SCRATCH))
+    assert board.untouched is not good
+
+
 @pytest.mark.parametrize(("version", "answer"), [(1, (0, 0)), (2, (2, SCRATCH))])
 def test_scratch_elsewhere_is_version_1(board: Board, version: int, answer: tuple[int, int]) -> None:
     board.put(RAM + 3, b"\x11\x22\x33\x44")
