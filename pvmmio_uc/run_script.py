@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 from . import plugin
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run it; the script's exit status, 2 where it cannot be read."""
+    """Run it; the script's exit status, 1 where it fails, 2 where it cannot be read."""
     if not args.script.is_file():
         print(f"pvmmio run: {args.script}: no such file", file=sys.stderr)
         return 2
@@ -35,6 +36,11 @@ def main(args: argparse.Namespace) -> int:
     sys.path.insert(0, str(args.script.resolve().parent))
     try:
         runpy.run_path(str(args.script), run_name="__main__")
+    except BrokenPipeError:
+        raise
+    except OSError:  # the script's: the command line would take it for one of its own
+        traceback.print_exc()
+        return 1
     finally:
         plugin.on_attach.remove(guests.append)
         sys.argv, sys.path[:] = argv, path

@@ -143,7 +143,7 @@ class TestErrnos:
                 with refused(errno.EINVAL):
                     plain.pv.ioeventfd(eventfd, plain.mmio, 3)
         after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-        assert after == before
+        assert after <= before  # earlier tests' descriptors may be collected meanwhile
 
 
 class TestHandle:
